@@ -1,0 +1,30 @@
+"""Drawn timetables: who does what at which tick."""
+
+from simcore.cluster import Cluster
+from simcore.engine import simulate
+from simcore.grid import aligned, label
+from simcore.schedule import Schedule
+from simcore.trace import Trace
+from simcore.workload import Workload
+
+__all__ = ["draw", "timetable"]
+
+
+def draw(trace: Trace) -> str:
+    """Draw a short trace as a table of workers and ticks: `F2:5` is block 2 forward, batch 5."""
+    lines = [["", *(str(tick) for tick in range(trace.end))]]
+    for number, worker in enumerate(trace.header.workers):
+        cells = ["." for _ in range(trace.end)]
+        for row in trace.spans[(trace.spans["worker"] == number) & (trace.spans["kind"] < 3)]:
+            for tick in range(row["start"], row["end"]):
+                cells[tick] = label(int(row["kind"]), int(row["block"]), int(row["batch"]))
+        lines.append([worker, *cells])
+    return aligned(lines)
+
+
+def timetable(schedule: Schedule, forward: int = 1, backward: int = 1, update: int = 1) -> str:
+    """The timetable of a schedule with the given ticks for each block's operations, free links."""
+    blocks = schedule.blocks
+    total = forward * blocks
+    workload = Workload.even(blocks, total, backward / forward if forward else 0, update * blocks)
+    return draw(simulate(schedule, workload, Cluster.private()))

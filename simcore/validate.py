@@ -1,0 +1,168 @@
+"""The validator: runs the programs without time and checks every rule.
+
+It runs one worker after the other, each until it must wait. Where every channel has one sender and
+one receiver and no program uses `Select`, what each worker does does not depend on timing, so the
+verdict holds for all timings; elsewhere it is the verdict of one order, and `conclusive` says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simcore.grid import deadlock
+from simcore.ledger import Ledger
+from simcore.mailbox import Mailbox
+from simcore.ops import (
+    Backward,
+    Channel,
+    Forward,
+    Operation,
+    Program,
+    Receive,
+    Select,
+    Send,
+    Update,
+)
+from simcore.rules import Holdings, check_channels, shown
+from simcore.schedule import Schedule
+from simcore.trace import KIND, Recorder
+
+__all__ = ["Verdict", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A legal run: what each worker did, as `(kind, block or channel, batch)`, in its order.
+
+    `most_messages` is the largest number of unread messages that each channel held.
+    """
+
+    operations: tuple[tuple[tuple[str, int, int], ...], ...]
+    most_messages: tuple[int, ...]
+    conclusive: bool
+
+
+def validate(schedule: Schedule, order: Sequence[int] | None = None) -> Verdict:
+    """Run a schedule's programs without time.
+
+    `order` lists all workers; the first of them that can go on does, until it must wait. Raises
+    `IllegalOperationError` for a broken rule and `DeadlockError`, with the worker x step grid, for
+    programs that wait for ever.
+    """
+    run = _Untimed(schedule)
+    numbers = list(order) if order is not None else list(range(len(schedule.workers)))
+    while any(run.advance(worker) for worker in numbers):
+        pass
+    if run.waiting:
+        raise deadlock(schedule, run.recorder, run.waiting)
+    return Verdict(
+        tuple(tuple(done) for done in run.done),
+        tuple(mailbox.most_slots_taken for mailbox in run.mailboxes),
+        run.conclusive,
+    )
+
+
+class _Untimed:
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.ledger = Ledger(schedule.blocks, schedule.weights)
+        self.recorder = Recorder()
+        self.number = {channel: n for n, channel in enumerate(schedule.channels)}
+        self.mailboxes = [Mailbox.of(schedule, channel) for channel in schedule.channels]
+        self.programs: list[Program] = [worker.program() for worker in schedule.workers]
+        self.holdings = [Holdings(worker.name, schedule.blocks) for worker in schedule.workers]
+        self.answers: list[Any] = [None] * len(schedule.workers)
+        self.at: list[Operation | None] = [None] * len(schedule.workers)
+        self.ended = [False] * len(schedule.workers)
+        self.done: list[list[tuple[str, int, int]]] = [[] for _ in schedule.workers]
+        self.selects = False
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether every channel has one sender (or is a source), one receiver, and no Select."""
+        return not self.selects and all(
+            len(self.schedule.receivers[channel]) == 1
+            and (channel.source or len(self.schedule.senders[channel]) == 1)
+            for channel in self.schedule.channels
+        )
+
+    @property
+    def waiting(self) -> dict[int, str]:
+        return {w: shown(operation) for w, operation in enumerate(self.at) if operation is not None}
+
+    def advance(self, worker: int) -> bool:
+        """Run a worker until it must wait or ends; whether it did anything."""
+        moved = False
+        while not self.ended[worker]:
+            operation = self.at[worker]
+            if operation is None:
+                try:
+                    operation = self.programs[worker].send(self.answers[worker])
+                except StopIteration:
+                    self.end(worker)
+                    return True
+                check_channels(self.schedule.workers[worker], operation)
+                self.at[worker] = operation
+            if not self.perform(worker, operation):
+                return moved
+            self.at[worker], moved = None, True
+        return moved
+
+    def perform(self, worker: int, operation: Operation) -> bool:
+        """Do an operation if it can be done now."""
+        self.answers[worker] = None
+        match operation:
+            case Send(channel, batch):
+                mailbox = self.mailboxes[self.number[channel]]
+                if not mailbox.take_slot():
+                    return False
+                self.holdings[worker].take(channel.carries, batch, operation)
+                mailbox.depart()
+                mailbox.arrive(batch)
+                self.record(worker, operation, self.number[channel], batch)
+            case Receive(channel):
+                return self.receive(worker, (channel,), operation)
+            case Select(channels):
+                self.selects = True
+                return self.receive(worker, channels, operation)
+            case Update(block):
+                self.holdings[worker].compute(operation)
+                self.ledger.update(worker, block)
+                self.record(worker, operation, block, -1)
+            case Forward(block, batch):
+                self.holdings[worker].compute(operation)
+                self.ledger.forward(block, batch)
+                self.record(worker, operation, block, batch)
+            case Backward(block, batch):
+                self.holdings[worker].compute(operation)
+                self.ledger.backward(worker, block, batch)
+                self.ledger.computed(worker, block, batch)
+                self.record(worker, operation, block, batch)
+        return True
+
+    def receive(
+        self, worker: int, channels: tuple[Channel, ...], operation: Receive | Select
+    ) -> bool:
+        for channel in channels:
+            mailbox = self.mailboxes[self.number[channel]]
+            if mailbox.arrived:
+                batch = mailbox.arrived.popleft()
+                mailbox.free_slot()
+                self.holdings[worker].give(channel.carries, batch, operation)
+                self.record(worker, Receive(channel), self.number[channel], batch)
+                chosen = isinstance(operation, Select)
+                self.answers[worker] = (channel, batch) if chosen else batch
+                return True
+        return all(self.mailboxes[self.number[channel]].closed for channel in channels)
+
+    def record(self, worker: int, operation: Operation, block: int, batch: int) -> None:
+        kind = type(operation).__name__.lower()
+        index = len(self.done[worker])
+        self.done[worker].append((kind, block, batch))
+        self.recorder.span(index, index, worker, index, KIND[kind], block, batch, -1)
+
+    def end(self, worker: int) -> None:
+        self.ended[worker] = True
+        self.holdings[worker].end()
+        for channel in self.schedule.workers[worker].sends:
+            self.mailboxes[self.number[channel]].open_senders -= 1

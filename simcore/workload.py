@@ -1,0 +1,171 @@
+"""What a network costs: time and memory of each layer, for one batch."""
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from simcore.border import (
+    Bytes,
+    Count,
+    FileModel,
+    Name,
+    Seconds,
+    dump_json,
+    json_schema_of,
+    non_negative,
+    positive,
+    read_json_model,
+)
+from simcore.errors import InputError
+from simcore.ticks import Number
+
+__all__ = ["Layer", "Workload", "dump_workload", "load_workload", "workload_json_schema"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What one layer costs for one batch, in seconds and bytes.
+
+    `activation_bytes` is the size of its output, which travels to the next layer; the gradient that
+    travels back has the same size. `saved_bytes` is what its forward keeps for its backward.
+    """
+
+    name: str
+    forward_s: Fraction
+    backward_s: Fraction
+    update_s: Fraction = Fraction(0)
+    activation_bytes: int = 0
+    parameter_bytes: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The layers of a network, from the data to the loss.
+
+    `input_bytes` is the size of one batch of data; `note` says where the figures come from.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    batch_size: int | None = None
+    input_bytes: int = 0
+    note: str = ""
+
+    @classmethod
+    def even(
+        cls,
+        layers: int,
+        forward_s: Number = 1,
+        backward_ratio: Number = 2,
+        update_s: Number = 0,
+    ) -> Self:
+        """A network of equal layers. The times are those of the whole network.
+
+        `backward_ratio` is the time of a backward pass over that of a forward pass, dimensionless.
+
+        >>> Workload.even(3, forward_s=0.1).layers[2]
+        Layer(name='layer3', forward_s=Fraction(1, 30), backward_s=Fraction(1, 15), \
+update_s=Fraction(0, 1), activation_bytes=0, parameter_bytes=0, saved_bytes=0)
+
+        Raises:
+            InputError: no layer, no forward time, or a negative time or ratio.
+        """
+        if layers < 1:
+            raise InputError("layers", layers, "must be at least 1", "give 1 or more")
+        forward = positive(forward_s, "forward time") / layers
+        backward = forward * non_negative(backward_ratio, "backward ratio")
+        update = non_negative(update_s, "update time") / layers
+        return cls(
+            name=f"{layers} even layers",
+            layers=tuple(
+                Layer(f"layer{number}", forward, backward, update)
+                for number in range(1, layers + 1)
+            ),
+        )
+
+    @property
+    def forward_s(self) -> Fraction:
+        """Forward time of the whole network for one batch, in seconds."""
+        return sum((layer.forward_s for layer in self.layers), Fraction(0))
+
+    @property
+    def backward_s(self) -> Fraction:
+        """Backward time of the whole network for one batch, in seconds."""
+        return sum((layer.backward_s for layer in self.layers), Fraction(0))
+
+    @property
+    def update_s(self) -> Fraction:
+        """Time of one update of the whole network, in seconds."""
+        return sum((layer.update_s for layer in self.layers), Fraction(0))
+
+    def sequential_s(self, batches: int) -> Fraction:
+        """Time of plain backpropagation of so many batches on one worker, in seconds.
+
+        >>> Workload.even(4, forward_s=1, backward_ratio=2, update_s=0.5).sequential_s(10)
+        Fraction(35, 1)
+        """
+        return batches * (self.forward_s + self.backward_s + self.update_s)
+
+
+class LayerFile(FileModel):
+    """One layer. Times in seconds and sizes in bytes, for one batch."""
+
+    name: Name
+    forward_s: Seconds
+    backward_s: Seconds
+    update_s: Seconds = Fraction(0)
+    activation_bytes: Bytes = 0
+    parameter_bytes: Bytes = 0
+    saved_bytes: Bytes = 0
+
+
+class WorkloadFile(FileModel):
+    """What a network costs, layer by layer from the data to the loss."""
+
+    schema_: Literal["gradlag.workload/1"] = Field(alias="schema")
+    name: Name
+    layers: Annotated[tuple[LayerFile, ...], Field(min_length=1)]
+    batch_size: Count | None = None
+    input_bytes: Bytes = 0
+    note: Annotated[str, Field(strict=True)] = ""
+
+    @model_validator(mode="after")
+    def _takes_time(self) -> Self:
+        if not any(layer.forward_s or layer.backward_s for layer in self.layers):
+            rule = "forward_s and backward_s must be more than 0 in at least one layer"
+            raise InputError("layers", "without duration", rule, "give the measured times")
+        return self
+
+
+def load_workload(path: str | os.PathLike[str]) -> Workload:
+    """Read a workload file. Decimals are exact; a string such as "1/3" is an exact ratio.
+
+    Raises:
+        InputError: names file, key, value, rule and remedy of the file's first problem.
+    """
+    content = read_json_model(path, WorkloadFile)
+    return Workload(
+        name=content.name,
+        layers=tuple(Layer(**layer.model_dump()) for layer in content.layers),
+        batch_size=content.batch_size,
+        input_bytes=content.input_bytes,
+        note=content.note,
+    )
+
+
+def dump_workload(workload: Workload, path: str | os.PathLike[str]) -> None:
+    """Write a workload file, whole or not at all; `load_workload` reads an equal workload back.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    dump_json(path, "gradlag.workload/1", workload)
+
+
+def workload_json_schema() -> dict[str, Any]:
+    """The JSON Schema of workload files."""
+    return json_schema_of(WorkloadFile)

@@ -89,7 +89,8 @@ def _to_json(value: Fraction) -> int | float | str:
     """
     if value.denominator == 1:
         return value.numerator
-    number = float(value)
+    # Floats from 2**53 on are whole, and a fraction beyond the largest float has none at all.
+    number = float(value) if value < 2**53 else 0.0
     return number if Fraction(repr(number)) == value else str(value)
 
 

@@ -202,10 +202,10 @@ def load_cluster(path: str | os.PathLike[str]) -> Cluster:
     """
     content = read_json_model(path, ClusterFile)
     return Cluster(
-        devices=tuple(Device(**device.model_dump()) for device in content.devices),
+        devices=tuple(Device(**dict(device)) for device in content.devices),
         placement=content.placement,
-        link=Link(**content.link.model_dump()),
-        links={name: Link(**link.model_dump()) for name, link in content.links.items()},
+        link=Link(**dict(content.link)),
+        links={name: Link(**dict(link)) for name, link in content.links.items()},
     )
 
 

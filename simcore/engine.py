@@ -30,7 +30,7 @@ from simcore.ops import (
     Update,
 )
 from simcore.randomness import lognormal_factor
-from simcore.rules import Holdings, check_channels, shown
+from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
 from simcore.sharing import SharedDevice
 from simcore.trace import KIND, Header, Recorder, Trace
@@ -209,7 +209,7 @@ class _Simulation:
                     return
                 running.index += 1
                 running.answer = None
-                check_channels(self.schedule.workers[worker], running.operation)
+                check_declared(self.schedule.workers[worker], running.operation)
             duration = self.prepare(worker, running.operation)
             if duration is None:
                 return

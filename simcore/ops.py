@@ -129,9 +129,10 @@ Program = Generator[Operation, Any, None]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Worker:
-    """A named program with the channels that it may send to and receive from."""
+    """A named program, the blocks that it computes with, and the channels that it uses."""
 
     name: str
     program: Callable[[], Program]
+    blocks: tuple[int, ...]
     sends: tuple[Channel, ...] = ()
     receives: tuple[Channel, ...] = ()

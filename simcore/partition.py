@@ -105,9 +105,8 @@ def _windows(ends: list[int], modules: int, limit: int) -> tuple[list[int], list
         full = bisect_right(ends, ends[latest[-1]] + limit) - 1
         latest.append(min(full, layers - (modules - block)))
     earliest = [layers]
-    for block in reversed(range(modules)):
-        full = bisect_left(ends, ends[earliest[-1]] - limit)
-        earliest.append(max(full, block))
+    for _ in range(modules):
+        earliest.append(bisect_left(ends, ends[earliest[-1]] - limit))
     return earliest[::-1], latest
 
 

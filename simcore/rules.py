@@ -21,7 +21,7 @@ from simcore.ops import (
     Worker,
 )
 
-__all__ = ["RULES", "Holdings", "Rule", "check_channels", "consumed", "made", "shown"]
+__all__ = ["RULES", "Holdings", "Rule", "check_declared", "consumed", "made", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,6 @@ class Holdings:
 
     def compute(self, operation: Forward | Backward | Update) -> None:
         """Take what the computation needs and add what it makes."""
-        if not 1 <= operation.block <= self.blocks:
-            raise self._illegal(operation, f"block must be within 1..{self.blocks}")
         if isinstance(operation, Update):
             if not self.pending.pop(operation.block, None):
                 raise self._illegal(operation, "no gradient of this block has been computed since")
@@ -138,18 +136,20 @@ class Holdings:
         return IllegalOperationError(f"{self.worker} may not do {shown(operation)}: {reason}")
 
 
-def check_channels(worker: Worker, operation: Operation) -> None:
-    """Check that a worker uses only channels that it has declared, and at least one."""
+def check_declared(worker: Worker, operation: Operation) -> None:
+    """Check that a worker uses only blocks and channels that it has declared."""
+    used: tuple[object, ...]
+    declared: tuple[object, ...]
     match operation:
         case Send(channel):
-            channels, declared, use = (channel,), worker.sends, "sends to"
+            used, declared, use = (channel,), worker.sends, "sends to"
         case Receive(channel):
-            channels, declared, use = (channel,), worker.receives, "receives from"
+            used, declared, use = (channel,), worker.receives, "receives from"
         case Select(channels):
-            declared, use = worker.receives, "receives from"
-        case _:
-            return
-    if not channels or any(channel not in declared for channel in channels):
+            used, declared, use = channels, worker.receives, "receives from"
+        case Forward() | Backward() | Update():
+            used, declared, use = (operation.block,), worker.blocks, "computes with"
+    if not used or any(each not in declared for each in used):
         raise IllegalOperationError(
             f"{worker.name} may not do {shown(operation)}: it must declare what it {use}"
         )

@@ -60,6 +60,11 @@ class Schedule:
         for name in names:
             if names.count(name) > 1:
                 raise InputError("channel", name, "must be one channel", "name each one apart")
+        for worker in self.workers:
+            for block in worker.blocks:
+                if not 1 <= block <= self.blocks:
+                    rule = f"must be within 1..{self.blocks}"
+                    raise InputError(f"block of {worker.name}", block, rule, "correct the worker")
         for channel in self.channels:
             if channel.source and self.senders[channel]:
                 raise InputError(

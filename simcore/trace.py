@@ -91,6 +91,7 @@ class Recorder:
     def __init__(self) -> None:
         self._spans = array("q")
         self._gradients = array("q")
+        self.applied = 0  # gradients in all, drained or not
 
     def span(
         self,
@@ -109,6 +110,7 @@ class Recorder:
     def update(self, time: int, worker: int, update: Update) -> None:
         """Add the gradients that an update applied."""
         versions = update.version, update.base
+        self.applied += len(update.gradients)
         for gradient in update.gradients:
             self._gradients.extend((time, worker, *gradient, *versions))
 

@@ -23,7 +23,7 @@ from simcore.ops import (
     Send,
     Update,
 )
-from simcore.rules import Holdings, check_channels, shown
+from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
 from simcore.trace import KIND, Recorder
 
@@ -101,7 +101,7 @@ class _Untimed:
                 except StopIteration:
                     self.end(worker)
                     return True
-                check_channels(self.schedule.workers[worker], operation)
+                check_declared(self.schedule.workers[worker], operation)
                 self.at[worker] = operation
             if not self.perform(worker, operation):
                 return moved

@@ -150,7 +150,7 @@ def load_workload(path: str | os.PathLike[str]) -> Workload:
     content = read_json_model(path, WorkloadFile)
     return Workload(
         name=content.name,
-        layers=tuple(Layer(**layer.model_dump()) for layer in content.layers),
+        layers=tuple(Layer(**dict(layer)) for layer in content.layers),
         batch_size=content.batch_size,
         input_bytes=content.input_bytes,
         note=content.note,

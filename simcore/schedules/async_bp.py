@@ -122,8 +122,13 @@ def _threads(
         raise InputError(
             "write", "assign", "writes in place and cannot keep old weights", "use weights=mixed"
         )
+    if rules.write == "assign" and rules.momentum == "shared":
+        raise InputError(
+            "momentum", "shared", "cannot step each worker's own copy", "use momentum=worker"
+        )
     data = data_channel()
-    graphs = tuple(Item("graph", layer) for layer in range(1, layers + 1))
+    every = tuple(range(1, layers + 1))
+    graphs = tuple(Item("graph", layer) for layer in every)
     losses = Channel("losses", (*graphs, Item("gradient", layers)), queue_capacity)
 
     def forward_thread() -> Program:
@@ -153,11 +158,11 @@ def _threads(
         batches=batches,
         workers=(
             *(
-                Worker(f"forward {i}", forward_thread, (losses,), (data,))
+                Worker(f"forward {i}", forward_thread, every, (losses,), (data,))
                 for i in range(1, forward_threads + 1)
             ),
             *(
-                Worker(f"backward {i}", backward_thread, (), (losses,))
+                Worker(f"backward {i}", backward_thread, every, (), (losses,))
                 for i in range(1, backward_threads + 1)
             ),
         ),

@@ -45,6 +45,6 @@ def bp(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sched
         options={"modules": modules, "batches": batches, "weights": weights},
         blocks=modules,
         batches=batches,
-        workers=(Worker("worker", worker, receives=(data,)),),
+        workers=(Worker("worker", worker, tuple(range(1, modules + 1)), receives=(data,)),),
         weights=WeightRules(policy=weights),
     )

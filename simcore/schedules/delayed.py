@@ -58,7 +58,7 @@ def fdg(
         blocks=modules,
         batches=batches,
         workers=tuple(
-            Worker(f"module {k}", partial(module, k), chain.sends(k), chain.receives(k))
+            Worker(f"module {k}", partial(module, k), (k,), chain.sends(k), chain.receives(k))
             for k in range(1, modules + 1)
         ),
         weights=WeightRules(policy=weights, shrink=shrink),
@@ -136,7 +136,7 @@ def adl(
         blocks=modules,
         batches=batches,
         workers=tuple(
-            Worker(f"module {k}", partial(module, k), chain.sends(k), chain.receives(k))
+            Worker(f"module {k}", partial(module, k), (k,), chain.sends(k), chain.receives(k))
             for k in range(1, modules + 1)
         ),
         weights=WeightRules(policy=weights, reduce=reduce),

@@ -1,0 +1,112 @@
+"""Putting a run together: the parts that every runtime builds from a `Training`, and the result."""
+
+import copy
+import os
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+import torch
+from torch import nn
+
+from executor.drive import Losses
+from executor.network import split
+from executor.perform import WorkerTensors, skeleton
+from executor.training import RunResult, Training
+from executor.weights import BlockWeights
+from simcore.errors import InputError
+from simcore.ledger import Ledger
+from simcore.schedule import Schedule
+from simcore.trace import Header, Recorder
+
+__all__ = ["Parts", "finish"]
+
+
+class Parts:
+    """The blocks of a run with their weights and ledger, in one process.
+
+    Workers that this process runs get their tensors from `tensors_of`.
+    """
+
+    def __init__(self, training: Training, schedule: Schedule) -> None:
+        self.training, self.schedule = training, schedule
+        self.blocks = split(copy.deepcopy(training.model), training.bounds)
+        if len(self.blocks) != schedule.blocks:
+            raise InputError(
+                "number of blocks of the model",
+                len(self.blocks),
+                f"must equal the {schedule.blocks} of the schedule",
+                "give as many bounds as blocks, and one",
+            )
+        self.ledger = Ledger(schedule.blocks, schedule.weights)
+        self.weights = {
+            block: BlockWeights(
+                module,
+                schedule.weights,
+                training.make_optimizer,
+                exclusive=sum(block in worker.blocks for worker in schedule.workers) == 1,
+                lock=self.ledger.lock,
+            )
+            for block, module in enumerate(self.blocks, start=1)
+        }
+
+    def tensors_of(self, worker: int) -> WorkerTensors:
+        """The tensors of a worker: a skeleton of each block that it computes with."""
+        blocks = self.schedule.workers[worker].blocks
+        return WorkerTensors(
+            worker,
+            self.ledger,
+            {block: skeleton(self.blocks[block - 1]) for block in blocks},
+            {block: self.weights[block] for block in blocks},
+            self.training.loss,
+        )
+
+    def state(self, blocks: Iterable[int]) -> dict[str, torch.Tensor]:
+        """Weights and buffers of blocks, named as in the whole model."""
+        found: dict[str, torch.Tensor] = {}
+        first = _first_children(self.blocks)
+        for block in blocks:
+            tensors: dict[str, torch.Tensor] = dict(self.blocks[block - 1].named_buffers())
+            tensors |= self.weights[block].current.parameters
+            for name, tensor in tensors.items():
+                child, _, rest = name.partition(".")
+                found[f"{int(child) + first[block - 1]}.{rest}"] = tensor.detach().clone()
+        return found
+
+
+def finish(
+    training: Training,
+    schedule: Schedule,
+    recorder: Recorder,
+    losses: Losses,
+    state: dict[str, torch.Tensor] | None,
+    about: Mapping[str, object],
+    failure: str | None,
+) -> RunResult:
+    """The result of a run; times count from the start of its first operation."""
+    header = Header(
+        origin="real",
+        schedule=schedule.name,
+        options=schedule.options,
+        blocks=schedule.blocks,
+        batches=schedule.batches,
+        workers=tuple(worker.name for worker in schedule.workers),
+        channels=tuple(channel.name for channel in schedule.channels),
+        tick_s=Fraction(1, 10**9),
+        seed=training.seed,
+        about={"threads": training.threads, "cores": os.cpu_count(), **training.about, **about},
+    )
+    trace = recorder.trace(header)
+    start = trace.start
+    trace.spans["start"] -= start
+    trace.spans["end"] -= start
+    trace.gradients["time"] -= start
+    rows = sorted((batch, loss, (time - start) / 1e9) for batch, loss, time in losses.rows)
+    return RunResult(trace, rows, state, failure)
+
+
+def _first_children(blocks: list[nn.Sequential]) -> list[int]:
+    first, counts = 0, []
+    for block in blocks:
+        counts.append(first)
+        first += len(block)
+    return counts

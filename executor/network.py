@@ -1,0 +1,77 @@
+"""Splitting a sequential network into layers, and runs of layers into blocks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from simcore.errors import InputError
+
+__all__ = ["block_shapes", "layers_of", "split"]
+
+
+def layers_of(model: nn.Module) -> list[nn.Sequential]:
+    """The layers of a sequential network: each child with parameters, and what follows it.
+
+    Children without parameters (activations, pooling, flattening) belong to the layer before them,
+    those at the beginning to the first layer, so that every layer has weights to update.
+
+    Raises `InputError` for a network that is not an `nn.Sequential`, that has no parameters, or
+    that uses one parameter in two layers.
+    """
+    name = type(model).__name__
+    if not isinstance(model, nn.Sequential):
+        raise InputError("model", name, "must be an nn.Sequential", "wrap its parts in one")
+    groups: list[list[nn.Module]] = []
+    opened = False
+    for child in model:
+        has_parameters = any(True for _ in child.parameters())
+        if not groups or (has_parameters and opened):
+            groups.append([])
+        groups[-1].append(child)
+        opened = opened or has_parameters
+    if not opened:
+        raise InputError("model", name, "must have parameters", "add a layer that learns")
+    seen: dict[int, int] = {}
+    for number, group in enumerate(groups):
+        for part in group:
+            for parameter_name, parameter in part.named_parameters():
+                if seen.setdefault(id(parameter), number) != number:
+                    raise InputError(
+                        "parameter",
+                        parameter_name,
+                        "must not be used in two layers",
+                        "put what shares it into one child of the nn.Sequential",
+                    )
+    return [nn.Sequential(*group) for group in groups]
+
+
+def split(model: nn.Module, bounds: Sequence[int]) -> list[nn.Sequential]:
+    """The blocks of a network: layers bounds[i] up to bounds[i + 1], for each i.
+
+    The blocks share the model's parameters.
+    """
+    layers = layers_of(model)
+    return [
+        nn.Sequential(*(part for layer in layers[first:last] for part in layer))
+        for first, last in pairwise(bounds)
+    ]
+
+
+def block_shapes(blocks: Sequence[nn.Module], inputs: torch.Tensor) -> list[torch.Tensor]:
+    """An output of each block for one batch of inputs, with block 0, the inputs, first.
+
+    They serve as templates of shape and type: computed in evaluation mode, without gradients, so
+    that batch statistics and random state stay as they are.
+    """
+    outputs, training = [inputs], [block.training for block in blocks]
+    random_state = torch.get_rng_state()
+    with torch.no_grad():
+        for block in blocks:
+            block.eval()
+            outputs.append(block(outputs[-1]))
+    for block, mode in zip(blocks, training, strict=True):
+        block.train(mode)
+    torch.set_rng_state(random_state)
+    return outputs

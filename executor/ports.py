@@ -1,0 +1,137 @@
+"""Ends of channels, as the drive loop uses them, and those that need no transport.
+
+A message is a batch number and what the channel carries of that batch. Every port reports the
+instant at which waiting ended, so that a trace shows work and waiting apart.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Condition
+from typing import Any, NamedTuple, Protocol
+
+from executor.clock import now_ns
+from executor.ring import Stopped
+from simcore.ops import Channel
+
+__all__ = ["Exchange", "LocalPort", "Message", "Port", "SinkPort", "SourcePort"]
+
+
+class Message(NamedTuple):
+    """A message, and the instant (ns) at which it was there for the receiver."""
+
+    since_ns: int
+    batch: int
+    payloads: Sequence[Any]
+
+
+class Port(Protocol):
+    """One end of a channel in one worker."""
+
+    def send(self, batch: int, payloads: Sequence[Any]) -> int:
+        """Put a message on its way; returns the instant (ns) at which there was room for it."""
+
+    def receive(self) -> Message | None:
+        """Take the oldest message; waits for one. None once the channel is closed and empty."""
+
+    def close(self) -> None:
+        """The sender's program has ended."""
+
+
+class SourcePort:
+    """Batches 0, 1, ..., made when they are taken; receivers that share it take turns."""
+
+    def __init__(self, batches: int, make: Callable[[int], Sequence[Any]]) -> None:
+        self._next, self._batches, self._make = itertools.count(), batches, make
+
+    def send(self, batch: int, payloads: Sequence[Any]) -> int:
+        """Sources have no senders."""
+        raise TypeError("a source cannot be sent to")
+
+    def receive(self) -> Message | None:
+        """The next batch."""
+        since = now_ns()
+        batch = next(self._next)  # atomic, so that threads may share the port
+        return Message(since, batch, self._make(batch)) if batch < self._batches else None
+
+    def close(self) -> None:
+        """Sources are closed from the start."""
+
+
+class SinkPort:
+    """A channel that nobody receives from."""
+
+    def send(self, batch: int, payloads: Sequence[Any]) -> int:
+        """Drop the message."""
+        return now_ns()
+
+    def receive(self) -> Message | None:
+        """Sinks have no receivers."""
+        raise TypeError("a sink cannot be received from")
+
+    def close(self) -> None:
+        """Nothing to tell anyone."""
+
+
+class Exchange:
+    """What the threads of one run share to pass messages: one lock, one condition."""
+
+    def __init__(self) -> None:
+        self.changed = Condition()
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Wake up every worker that waits, with `Stopped`."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify_all()
+
+    def wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait, holding the lock, until something is ready. Raises `Stopped`."""
+        self.changed.wait_for(lambda: self.stopped or ready())
+        if self.stopped:
+            raise Stopped("the run was stopped")
+
+
+class LocalPort:
+    """A channel within one process: payloads pass by reference."""
+
+    def __init__(self, exchange: Exchange, channel: Channel, senders: int) -> None:
+        self._exchange, self._capacity, self._senders = exchange, channel.capacity, senders
+        self.arrived: deque[tuple[int, Sequence[Any]]] = deque()
+
+    def send(self, batch: int, payloads: Sequence[Any]) -> int:
+        """Append the message once there is room."""
+        with self._exchange.changed:
+            if self._capacity is not None:
+                capacity = self._capacity
+                self._exchange.wait_for(lambda: len(self.arrived) < capacity)
+            since = now_ns()
+            self.arrived.append((batch, payloads))
+            self._exchange.changed.notify_all()
+        return since
+
+    def receive(self) -> Message | None:
+        """Take the oldest message."""
+        with self._exchange.changed:
+            self._exchange.wait_for(self.servable)
+            return self.take()
+
+    def close(self) -> None:
+        """One sender less."""
+        with self._exchange.changed:
+            self._senders -= 1
+            self._exchange.changed.notify_all()
+
+    def servable(self) -> bool:
+        """Whether a receiver would not have to wait."""
+        return bool(self.arrived) or self._senders == 0
+
+    def take(self) -> Message | None:
+        """The oldest message, or None; the caller holds the lock and knows it is servable."""
+        since = now_ns()
+        if not self.arrived:
+            return None
+        batch, payloads = self.arrived.popleft()
+        self._exchange.changed.notify_all()
+        return Message(since, batch, payloads)

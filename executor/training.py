@@ -1,0 +1,94 @@
+"""What is to be trained and how: the question that every runtime answers, and its answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from executor.data import DataSet
+from executor.network import block_shapes, split
+from executor.perform import Loss
+from executor.weights import MakeOptimizer
+from simcore.ops import Item
+from simcore.schedule import Schedule
+from simcore.trace import Trace
+
+__all__ = ["DataSource", "RunResult", "Source", "TemplateSource", "Training", "optimizer"]
+
+
+class DataSource:
+    """Mini-batches of a data set; a source channel carries block 0, the data."""
+
+    def __init__(self, data: DataSet, batch_size: int, seed: int) -> None:
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+
+    def payload(self, item: Item, batch: int) -> Any:
+        """Inputs and labels of a mini-batch."""
+        assert item == Item("activation", 0)
+        return self.data.batch(batch, self.batch_size, self.seed)
+
+
+class TemplateSource:
+    """Tensors of the right shapes for any block, to time a block without its neighbours."""
+
+    def __init__(self, model: nn.Module, bounds: tuple[int, ...], source: DataSource) -> None:
+        inputs, self.labels = source.payload(Item("activation", 0), 0)
+        self.outputs = block_shapes(split(model, bounds), inputs)
+
+    def payload(self, item: Item, batch: int) -> Any:
+        """An activation with labels, or a gradient of the same shape."""
+        output = self.outputs[item.block]
+        return (output, self.labels) if item.kind == "activation" else output
+
+
+Source = DataSource | TemplateSource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """A network to be trained by a schedule.
+
+    `make_schedule` and the rest can be pickled, so that each process builds the schedule itself.
+    `bounds` are the layers at which blocks begin, with the number of layers last. `model` is not
+    changed: every run starts from its weights. `threads` is the number of cores that a single
+    operation may use.
+    """
+
+    make_schedule: Callable[[], Schedule]
+    model: nn.Sequential
+    bounds: tuple[int, ...]
+    source: Source
+    make_optimizer: MakeOptimizer
+    loss: Loss = field(default_factory=nn.CrossEntropyLoss)
+    seed: int = 0
+    threads: int = 1
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunResult:
+    """What a run left: its trace, losses, weights.
+
+    `losses` are rows (batch, loss, seconds since the run's start), by batch. `state` is the trained
+    network's state, or None if the run did not end. `failure` is why it did not, or None.
+    """
+
+    trace: Trace
+    losses: list[tuple[int, float, float]]
+    state: dict[str, torch.Tensor] | None
+    failure: str | None = None
+
+
+def optimizer(
+    name: Literal["sgd", "adam"] = "sgd",
+    learning_rate: float = 0.1,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> MakeOptimizer:
+    """A maker of optimisers, one for each block (SGD or Adam, of torch.optim)."""
+    if name == "adam":
+        return partial(torch.optim.Adam, lr=learning_rate, weight_decay=weight_decay)
+    return partial(torch.optim.SGD, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)

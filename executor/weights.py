@@ -1,0 +1,161 @@
+"""The weights of one block: versions that graphs can keep, and updates that respect them.
+
+Under `stash` a graph keeps the very parameters that its forward pass used: an update that finds
+the current parameters in use by a graph writes to copies of them, and publishes the copies.
+Autograd's own check, which refuses a backward pass through parameters that were changed in place,
+stays on. Under `mixed` updates write in place and that check is evaded on purpose: the optimiser
+works on aliases of the parameters, which have version counters of their own.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from simcore.errors import InputError
+from simcore.ledger import Update as Landed
+from simcore.schedule import WeightRules
+
+__all__ = ["BlockWeights", "Leaves", "MakeOptimizer"]
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(eq=False, slots=True)
+class Leaves:
+    """One version of a block's parameters, and how many graphs were made with it and still live."""
+
+    parameters: dict[str, nn.Parameter]
+    graphs: int = 0
+
+
+@dataclass(slots=True)
+class _Copy:
+    """A worker's own parameters of a block, with the optimiser that steps them."""
+
+    parameters: list[nn.Parameter]
+    optimizer: Optimizer
+
+
+class BlockWeights:
+    """The weights of a block that one worker (`exclusive`) or several update.
+
+    `make_optimizer` is called once for each optimiser state there is to be: for the block, or for
+    each worker that updates it (`momentum="worker"`). `lock` is the ledger's. Raises `InputError`
+    for a fused optimiser under `stash`: it changes parameters without autograd noticing.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        rules: WeightRules,
+        make_optimizer: MakeOptimizer,
+        exclusive: bool,
+        lock: AbstractContextManager[Any],
+    ) -> None:
+        self.rules, self.exclusive, self.make_optimizer = rules, exclusive, make_optimizer
+        self.lock = lock
+        self.current = Leaves(dict(module.named_parameters()))
+        self.writing = Lock()
+        self._copies: dict[int, _Copy] = {}
+        self._optimizer: Optimizer | None = None
+        if rules.policy == "stash":
+            self._optimizer = make_optimizer(self.current.parameters.values())
+            refuse_fused(self._optimizer)
+
+    def step(
+        self, worker: int, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
+    ) -> Landed:
+        """Apply one gradient per parameter, as the rules say, and tell the ledger by `land`."""
+        if self.rules.policy == "stash":
+            return self._step_stashed(gradients, land)
+        if self.rules.write == "assign":
+            self._step_own_copy(worker, gradients)
+        else:
+            copy = self._aliases(worker)
+            _step(copy.optimizer, copy.parameters, gradients)
+        return land()
+
+    def renew_copy(self, worker: int) -> None:
+        """With `write=assign`: overwrite the worker's own copy with the shared weights."""
+        copy = self._own_copy(worker)
+        with torch.no_grad():
+            for own, shared in zip(copy.parameters, self._shared(), strict=True):
+                own.copy_(shared)
+
+    def _step_stashed(
+        self, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
+    ) -> Landed:
+        assert self._optimizer is not None
+        # Two workers that both copied, stepped and published would lose one of the two steps.
+        with self.writing:
+            old = self.current
+            new = old
+            if old.graphs or not self.exclusive:
+                new = Leaves(
+                    {name: nn.Parameter(p.detach().clone()) for name, p in old.parameters.items()}
+                )
+                _move(self._optimizer, old, new)
+            _step(self._optimizer, list(new.parameters.values()), gradients)
+            with self.lock:  # who reads the weights reads their version with them
+                self.current = new
+                return land()
+
+    def _step_own_copy(self, worker: int, gradients: Sequence[torch.Tensor]) -> None:
+        copy = self._own_copy(worker)
+        _step(copy.optimizer, copy.parameters, gradients)
+        for own, shared in zip(copy.parameters, self._shared(), strict=True):
+            shared.copy_(own.detach())
+
+    def _shared(self) -> list[torch.Tensor]:
+        # `.data` shares the memory but not the version counter that autograd checks.
+        return [parameter.data for parameter in self.current.parameters.values()]
+
+    def _aliases(self, worker: int) -> _Copy:
+        owner = worker if self.rules.momentum == "worker" else -1
+        return self._copy(owner, self._shared)
+
+    def _own_copy(self, worker: int) -> _Copy:
+        return self._copy(worker, lambda: [tensor.clone() for tensor in self._shared()])
+
+    def _copy(self, owner: int, tensors: Callable[[], list[torch.Tensor]]) -> _Copy:
+        with self.writing:
+            if owner not in self._copies:
+                parameters = [nn.Parameter(tensor) for tensor in tensors()]
+                self._copies[owner] = _Copy(parameters, self.make_optimizer(parameters))
+            return self._copies[owner]
+
+
+def refuse_fused(optimizer: Optimizer) -> None:
+    """Raise `InputError` for an optimiser with fused kernels."""
+    if any(group.get("fused") for group in optimizer.param_groups):
+        raise InputError(
+            "optimiser",
+            f"{type(optimizer).__name__}(fused=True)",
+            "must not be fused under weights=stash, where autograd checks what was changed",
+            "drop fused=True or use weights=mixed",
+        )
+
+
+def _step(
+    optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]
+) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _move(optimizer: Optimizer, old: Leaves, new: Leaves) -> None:
+    """Let the optimiser go on, with its state, on other parameters."""
+    renamed = {id(parameter): new.parameters[name] for name, parameter in old.parameters.items()}
+    for group in optimizer.param_groups:
+        group["params"] = [renamed[id(parameter)] for parameter in group["params"]]
+    for parameter in list(optimizer.state):
+        optimizer.state[renamed[id(parameter)]] = optimizer.state.pop(parameter)

@@ -2,19 +2,21 @@
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import torch
 from torch import nn
 
 from executor.drive import Losses
-from executor.network import split
+from executor.network import block_shapes, split
 from executor.perform import WorkerTensors, skeleton
 from executor.training import RunResult, Training
+from executor.warmup import warm_up
 from executor.weights import BlockWeights
 from simcore.errors import InputError
 from simcore.ledger import Ledger
+from simcore.ops import Item
 from simcore.schedule import Schedule
 from simcore.trace import Header, Recorder
 
@@ -22,12 +24,13 @@ __all__ = ["Parts", "finish"]
 
 
 class Parts:
-    """The blocks of a run with their weights and ledger, in one process.
+    """The blocks of a run in one process, with their ledger and the weights of this process.
 
-    Workers that this process runs get their tensors from `tensors_of`.
+    `workers` are those that this process runs; they get their tensors from `warm_tensors_of`.
+    `outputs` are templates of the blocks' outputs, with the data first.
     """
 
-    def __init__(self, training: Training, schedule: Schedule) -> None:
+    def __init__(self, training: Training, schedule: Schedule, workers: Sequence[int]) -> None:
         self.training, self.schedule = training, schedule
         self.blocks = split(copy.deepcopy(training.model), training.bounds)
         if len(self.blocks) != schedule.blocks:
@@ -38,33 +41,40 @@ class Parts:
                 "give as many bounds as blocks, and one",
             )
         self.ledger = Ledger(schedule.blocks, schedule.weights)
+        inputs, self.labels = training.source.payload(Item("activation", 0), 0)
+        self.outputs = block_shapes(self.blocks, inputs)
+        self.own = sorted(
+            {block for number in workers for block in schedule.workers[number].blocks}
+        )
         self.weights = {
             block: BlockWeights(
-                module,
+                self.blocks[block - 1],
                 schedule.weights,
                 training.make_optimizer,
                 exclusive=sum(block in worker.blocks for worker in schedule.workers) == 1,
                 lock=self.ledger.lock,
             )
-            for block, module in enumerate(self.blocks, start=1)
+            for block in self.own
         }
 
-    def tensors_of(self, worker: int) -> WorkerTensors:
-        """The tensors of a worker: a skeleton of each block that it computes with."""
+    def warm_tensors_of(self, worker: int) -> WorkerTensors:
+        """The tensors of a worker, with a skeleton of each of its blocks, warmed up."""
         blocks = self.schedule.workers[worker].blocks
-        return WorkerTensors(
+        tensors = WorkerTensors(
             worker,
             self.ledger,
             {block: skeleton(self.blocks[block - 1]) for block in blocks},
             {block: self.weights[block] for block in blocks},
             self.training.loss,
         )
+        warm_up(tensors, self.outputs, self.labels, self.training.loss)
+        return tensors
 
-    def state(self, blocks: Iterable[int]) -> dict[str, torch.Tensor]:
-        """Weights and buffers of blocks, named as in the whole model."""
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights and buffers of this process's blocks, named as in the whole model."""
         found: dict[str, torch.Tensor] = {}
         first = _first_children(self.blocks)
-        for block in blocks:
+        for block in self.own:
             tensors: dict[str, torch.Tensor] = dict(self.blocks[block - 1].named_buffers())
             tensors |= self.weights[block].current.parameters
             for name, tensor in tensors.items():

@@ -1,6 +1,7 @@
 """Data sets, and the order of their mini-batches, which is the same for every schedule."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -37,10 +38,16 @@ class DataSet:
                 "choose a smaller one",
             )
         epoch, position = divmod(number, self.batches_per_epoch(batch_size))
-        generator = torch.Generator().manual_seed((seed << 32) + epoch)
-        order = torch.randperm(len(self.inputs), generator=generator)
-        chosen = order[position * batch_size : (position + 1) * batch_size]
+        chosen = _order(len(self.inputs), seed, epoch)[
+            position * batch_size : (position + 1) * batch_size
+        ]
         return self.inputs[chosen], self.labels[chosen]
+
+
+@lru_cache(maxsize=4)
+def _order(samples: int, seed: int, epoch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    return torch.randperm(samples, generator=generator)
 
 
 def digits() -> DataSet:

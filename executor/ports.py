@@ -6,15 +6,26 @@ instant at which waiting ended, so that a trace shows work and waiting apart.
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Condition
 from typing import Any, NamedTuple, Protocol
 
 from executor.clock import now_ns
 from executor.ring import Stopped
+from executor.training import Source
 from simcore.ops import Channel
+from simcore.schedule import Schedule
 
-__all__ = ["Exchange", "LocalPort", "Message", "Port", "SinkPort", "SourcePort"]
+__all__ = [
+    "Exchange",
+    "LocalEnds",
+    "LocalPort",
+    "Message",
+    "Port",
+    "SinkPort",
+    "SourcePort",
+    "local_port",
+]
 
 
 class Message(NamedTuple):
@@ -135,3 +146,37 @@ class LocalPort:
         batch, payloads = self.arrived.popleft()
         self._exchange.changed.notify_all()
         return Message(since, batch, payloads)
+
+
+def local_port(schedule: Schedule, channel: Channel, source: Source, exchange: Exchange) -> Port:
+    """The port of a channel whose workers all run in this process, or of a source."""
+    if channel.source:
+        return SourcePort(
+            schedule.batches,
+            lambda batch: [source.payload(item, batch) for item in channel.carries],
+        )
+    if not schedule.receivers[channel]:
+        return SinkPort()
+    return LocalPort(exchange, channel, len(schedule.senders[channel]))
+
+
+class LocalEnds:
+    """The ports of workers that run in one process."""
+
+    def __init__(self, ports: Mapping[Channel, Port], exchange: Exchange) -> None:
+        self.ports, self._exchange = ports, exchange
+
+    def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
+        """Wait for the first of several channels that has a message; None if all are closed."""
+        ports = {c: port for c in channels if isinstance(port := self.ports[c], LocalPort)}
+        with self._exchange.changed:
+            self._exchange.wait_for(
+                lambda: (
+                    any(port.arrived for port in ports.values())
+                    or all(port.servable() for port in ports.values())
+                )
+            )
+            for channel, port in ports.items():
+                if port.arrived and (message := port.take()) is not None:
+                    return channel, message
+            return None

@@ -2,20 +2,18 @@
 
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
 from executor.assembly import Parts, finish
 from executor.drive import Losses, drive
 from executor.failure import WorkerError
-from executor.network import block_shapes
-from executor.ports import Exchange, LocalPort, Message, Port, SinkPort, SourcePort
+from executor.hygiene import CpuWatch
+from executor.ports import Exchange, LocalEnds, local_port
 from executor.ring import Stopped
 from executor.training import RunResult, Training
-from executor.warmup import warm_up
 from simcore.errors import GradlagError
-from simcore.ops import Channel, Item
 from simcore.schedule import Schedule
 from simcore.trace import Recorder
 
@@ -42,69 +40,21 @@ def run_threads(training: Training, progress: Callable[[int], None] | None = Non
         torch.set_num_threads(threads_before)
 
 
-class _ThreadEnds:
-    """All ports of the run; which of them a worker may use is checked against its declaration."""
-
-    def __init__(self, ports: Mapping[Channel, Port], exchange: Exchange) -> None:
-        self.ports, self._exchange = ports, exchange
-
-    def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
-        """The first servable channel in the listed order."""
-        return select_local(self._exchange, {c: self.ports[c] for c in channels})
-
-
-def select_local(
-    exchange: Exchange, ports: Mapping[Channel, Port]
-) -> tuple[Channel, Message] | None:
-    """Wait for the first of several local channels that has a message; None if all are closed."""
-
-    def first() -> Channel | None:
-        for channel, port in ports.items():
-            if isinstance(port, LocalPort) and port.arrived:
-                return channel
-        return None
-
-    with exchange.changed:
-        exchange.wait_for(
-            lambda: (
-                first() is not None
-                or all(isinstance(port, LocalPort) and port.servable() for port in ports.values())
-            )
-        )
-        channel = first()
-        if channel is None:
-            return None
-        port = ports[channel]
-        assert isinstance(port, LocalPort)
-        message = port.take()
-        assert message is not None
-        return channel, message
-
-
 class _ThreadRun:
     def __init__(self, training: Training, schedule: Schedule) -> None:
         self.training, self.schedule = training, schedule
-        self.parts = Parts(training, schedule)
+        self.parts = Parts(training, schedule, range(len(schedule.workers)))
         self.exchange = Exchange()
         self.recorders = [Recorder() for _ in schedule.workers]
         self.losses = Losses()
         self.failures: list[WorkerError] = []
-        self.ready = threading.Barrier(len(schedule.workers))
-        inputs, self.labels = training.source.payload(Item("activation", 0), 0)
-        self.outputs = block_shapes(self.parts.blocks, inputs)
-        ports = {channel: self.port(channel) for channel in schedule.channels}
-        self.ends = _ThreadEnds(ports, self.exchange)
-
-    def port(self, channel: Channel) -> Port:
-        source = self.training.source
-        if channel.source:
-            return SourcePort(
-                self.schedule.batches,
-                lambda batch: [source.payload(item, batch) for item in channel.carries],
-            )
-        if not self.schedule.receivers[channel]:
-            return SinkPort()
-        return LocalPort(self.exchange, channel, len(self.schedule.senders[channel]))
+        self.ready = threading.Barrier(len(schedule.workers), action=self.begin)
+        self.watch = CpuWatch()
+        ports = {
+            channel: local_port(schedule, channel, training.source, self.exchange)
+            for channel in schedule.channels
+        }
+        self.ends = LocalEnds(ports, self.exchange)
 
     def run(self, progress: Callable[[int], None]) -> RunResult:
         threads = [
@@ -138,8 +88,8 @@ class _ThreadRun:
         recorder = Recorder()
         for part in self.recorders:
             recorder.add(*part.drain())
-        state = None if failure else self.parts.state(range(1, self.schedule.blocks + 1))
-        about = {"runtime": "threads"}
+        state = None if failure else self.parts.state()
+        about = {"runtime": "threads", "other_cpu_share": self.watch.other_share()}
         return finish(self.training, self.schedule, recorder, self.losses, state, about, failure)
 
     def work(self, number: int) -> None:
@@ -149,8 +99,7 @@ class _ThreadRun:
         numbers = {channel: n for n, channel in enumerate(self.schedule.channels)}
         recorder = self.recorders[number]
         try:
-            tensors = self.parts.tensors_of(number)
-            warm_up(tensors, self.outputs, self.labels, self.training.loss)
+            tensors = self.parts.warm_tensors_of(number)
             self.ready.wait()
             drive(number, worker, numbers, tensors, self.ends, recorder, self.losses, self.check)
         except (Stopped, threading.BrokenBarrierError):
@@ -160,6 +109,10 @@ class _ThreadRun:
             self.failures.append(WorkerError(worker.name, reason, traceback.format_exc()))
             self.exchange.stop()
             self.ready.abort()
+
+    def begin(self) -> None:
+        """All workers are warmed up."""
+        self.watch = CpuWatch()
 
     def check(self) -> None:
         """Between two operations: has the run been stopped?"""

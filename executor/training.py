@@ -35,11 +35,14 @@ class TemplateSource:
     """Tensors of the right shapes for any block, to time a block without its neighbours."""
 
     def __init__(self, model: nn.Module, bounds: tuple[int, ...], source: DataSource) -> None:
+        self.source = source
         inputs, self.labels = source.payload(Item("activation", 0), 0)
         self.outputs = block_shapes(split(model, bounds), inputs)
 
     def payload(self, item: Item, batch: int) -> Any:
-        """An activation with labels, or a gradient of the same shape."""
+        """Real data; or an activation with labels, or a gradient of the same shape."""
+        if item == Item("activation", 0):
+            return self.source.payload(item, 0)
         output = self.outputs[item.block]
         return (output, self.labels) if item.kind == "activation" else output
 

@@ -86,8 +86,14 @@ def message_bytes(channel: Channel, blocks: Workload) -> int:
 def _link_seconds(
     schedule: Schedule, channel: Channel, blocks: Workload, cluster: Cluster
 ) -> tuple[Fraction, Fraction, Fraction, Fraction]:
-    if channel.source or schedule.is_local(channel):
-        return (Fraction(0),) * 4
+    nothing = Fraction(0)
+    if channel.source:
+        loading = (
+            cluster.links[channel.name].receive_s if channel.name in cluster.links else nothing
+        )
+        return nothing, nothing, nothing, loading
+    if schedule.is_local(channel):
+        return (nothing,) * 4
     link = cluster.link_of(channel.name)
     wire = Fraction(0)
     if link.bytes_per_s is not None:

@@ -20,8 +20,9 @@ class InputError(GradlagError, ValueError):
 
     def __init__(self, what: str, value: object, rule: str, remedy: str) -> None:
         self.what, self.value, self.rule, self.remedy = what, value, rule, remedy
-        shown = value if isinstance(value, int | float) else f"'{value}'"
-        super().__init__(f"{what} is {shown}: {rule}; {remedy}")
+        text = str(value) if isinstance(value, int | float) else f"'{value}'"
+        line = f"{what} is {text}: {rule}; {remedy}"
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.what, self.value, self.rule, self.remedy)

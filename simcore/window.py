@@ -1,0 +1,124 @@
+"""When a trace is in steady state, and whether the batches in flight grow without bound.
+
+A batch is in flight from the start of its forward pass of block 1 to the end of its last backward
+pass. Without a proof of periodicity, *steady* means: after every block has been updated by a batch
+that was read at a version above 0, and before the data run out. All times are ticks.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simcore.trace import Trace
+
+__all__ = [
+    "finish_times",
+    "growth_per_batch",
+    "mean_interval",
+    "steady_window",
+    "take_times",
+]
+
+
+def steady_window(trace: Trace) -> tuple[int, int] | None:
+    """The steady window `(after, until)` in ticks: an update at time t lies in it if after < t and
+    t <= until.
+
+    `after` is the first time by which every block has been updated by a batch that was read at a
+    version above 0: what such a batch met is no longer the empty pipeline. `until` is the start of
+    the last forward pass of block 1: from there on some worker may find no next batch. An update
+    is in the window with all its gradients or with none, so windows of accumulation stay whole.
+
+    None if some block has no update in between, or if the batches in flight grow without bound.
+    """
+    gradients, taken = trace.gradients, take_times(trace)
+    late = gradients[gradients["version_forward"] > 0]
+    _, first = np.unique(late["block"], return_index=True)
+    if len(first) < trace.header.blocks or growth_per_batch(trace) is not None:
+        return None
+    # Gradients are sorted by time, so the first row of each block is its earliest.
+    after, until = int(late["time"][first].max()), int(taken[-1])
+    inside = gradients[(gradients["time"] > after) & (gradients["time"] <= until)]
+    if len(np.unique(inside["block"])) < trace.header.blocks:
+        return None
+    return after, until
+
+
+def growth_per_batch(trace: Trace) -> float | None:
+    """By how many the batches in flight grow with each batch taken, dimensionless, 0 < it <= 1.
+
+    Looks at the time from the first finished batch until the data run out, and at the number of
+    batches in flight whenever one is taken. They grow if all of the last third exceed all of the
+    first third, and a third has at least as many batches as there are workers. The value is 1
+    minus the ratio of the rates at which batches are finished and taken, exact where both are
+    periodic (see `mean_interval`).
+
+    None where no growth is shown. So it is for every periodic regime whose period is within a third
+    of that time; a trace too short, or a growth of less than about 3 batches in all, is not seen
+    either. A bounded queue that is still filling at the end of the trace looks like growth: give
+    more batches to tell them apart.
+    """
+    taken, finished = take_times(trace), finish_times(trace)
+    if not len(taken) or not len(finished) or finished[0] > taken[-1]:
+        return None
+    finished = finished[finished <= taken[-1]]
+    in_flight = np.arange(1, len(taken) + 1) - np.searchsorted(finished, taken, side="right")
+    judged = taken >= finished[0]
+    taken, in_flight = taken[judged], in_flight[judged]
+    third = len(in_flight) // 3
+    if third < len(trace.header.workers) or in_flight[-third:].min() <= in_flight[:third].max():
+        return None
+    taking, finishing = mean_interval(taken), mean_interval(finished)
+    return 1.0 if taking is None or finishing is None else float(1 - taking / finishing)
+
+
+def take_times(trace: Trace) -> NDArray[np.int64]:
+    """When batches were taken from the data: starts of forward passes of block 1, ascending."""
+    forward = trace.of_kind("forward")
+    return np.sort(forward["start"][forward["block"] == 1])
+
+
+def finish_times(trace: Trace) -> NDArray[np.int64]:
+    """When batches were finished: the end of the last backward pass of each, ascending."""
+    backward = trace.of_kind("backward")
+    order = np.lexsort((backward["end"], backward["batch"]))
+    last = np.flatnonzero(np.diff(backward["batch"][order], append=-1))
+    return np.sort(backward["end"][order][last])
+
+
+def mean_interval(times: NDArray[np.int64]) -> Fraction | None:
+    """Mean time from one event to the next, in ticks, for ascending times of events.
+
+    If the second half of the intervals, at least, repeats a pattern at least twice, the mean is
+    that of the shortest such pattern: exact for a periodic regime, wherever the times begin and
+    end. Otherwise it is the mean over all events after the first moment. None if the events are
+    not at two moments at least.
+    """
+    if not len(times) or times[0] == times[-1]:
+        return None
+    intervals = np.diff(times)[::-1].tolist()
+    for period, matched in enumerate(_matches(intervals)):
+        repeated = period + matched
+        if period and repeated >= max(2 * period, len(intervals) / 2):
+            if sum(intervals[:period]):
+                return Fraction(sum(intervals[:period]), period)
+            break  # a group of simultaneous events that the end of the times cut
+    later = int((times > times[0]).sum())
+    return Fraction(int(times[-1] - times[0]), later)
+
+
+def _matches(values: list[int]) -> list[int]:
+    """For each position, how many values from there on equal those from the beginning on.
+
+    The Z algorithm (Gusfield 1997, section 1.4): linear in the number of values.
+    """
+    matches, left, right = [len(values)], 0, 0
+    for position in range(1, len(values)):
+        count = min(matches[position - left], right - position) if position < right else 0
+        while position + count < len(values) and values[count] == values[position + count]:
+            count += 1
+        if position + count > right:
+            left, right = position, position + count
+        matches.append(count)
+    return matches

@@ -27,7 +27,7 @@ from simcore.schedule import Schedule
 from simcore.trace import Recorder
 from simcore.validate import validate
 
-__all__ = ["run_processes"]
+__all__ = ["obstacle", "run_processes"]
 
 # How long the others may take to end after a failure, an interrupt, before they are killed.
 _GRACE_S = 3.0
@@ -42,28 +42,21 @@ def run_processes(training: Training, progress: Callable[[int], None] | None = N
     fails or dies, with its own traceback and with what was done. No process outlives the call.
     """
     schedule = training.make_schedule()
-    refuse_graphs(schedule)
+    if reason := obstacle(schedule):
+        rule = f"cannot run in processes, as {reason}"
+        raise InputError("schedule", schedule.name, rule, "use the runtime threads or replay")
     run = _ProcessRun(training, schedule, progress or (lambda _: None))
     return run.run()
 
 
-def refuse_graphs(schedule: Schedule) -> None:
-    """Raise `InputError` for a schedule whose messages cannot leave a process."""
+def obstacle(schedule: Schedule) -> str | None:
+    """Why a schedule cannot run in processes; None if it can."""
     for channel in schedule.channels:
         if any(item.kind == "graph" for item in channel.carries) and not schedule.is_local(channel):
-            raise InputError(
-                "schedule",
-                schedule.name,
-                f"cannot run in processes, as {channel.name} hands over autograd graphs",
-                "use threads or replay",
-            )
+            return f"{channel.name} hands over autograd graphs"
         if channel.source and len(schedule.receivers[channel]) > 1:
-            raise InputError(
-                "schedule",
-                schedule.name,
-                f"cannot run in processes, as several workers share {channel.name}",
-                "use threads or replay",
-            )
+            return f"several workers share the source {channel.name}"
+    return None
 
 
 def ring_sizes(training: Training, schedule: Schedule) -> dict[Channel, tuple[int, int]]:

@@ -35,9 +35,9 @@ class Option:
             raise InputError(flag, value, self.rule, self.remedy)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(flag, value, self.rule, self.remedy)
-        if self.kind is int and (isinstance(value, float) or not self.holds(value)):
+        if isinstance(value, float) and (self.kind is int or not math.isfinite(value)):
             raise InputError(flag, value, self.rule, self.remedy)
-        if not math.isfinite(value) or not self.holds(value):
+        if not self.holds(value):
             raise InputError(flag, value, self.rule, self.remedy)
         return value
 

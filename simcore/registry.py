@@ -60,7 +60,7 @@ def find(name: str) -> Entry:
     try:
         return SCHEDULES[name]
     except KeyError:
-        near = difflib.get_close_matches(name, SCHEDULES, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(name.lower(), SCHEDULES, n=1, cutoff=0.0)
         raise InputError(
             "schedule", name, f"must be one of {', '.join(SCHEDULES)}", f"did you mean {near[0]}?"
         ) from None

@@ -149,6 +149,9 @@ def check_declared(worker: Worker, operation: Operation) -> None:
             used, declared, use = channels, worker.receives, "receives from"
         case Forward() | Backward() | Update():
             used, declared, use = (operation.block,), worker.blocks, "computes with"
+        case _:
+            reason = "it is no operation of simcore.ops"
+            raise IllegalOperationError(f"{worker.name} may not do {operation!r}: {reason}")
     if not used or any(each not in declared for each in used):
         raise IllegalOperationError(
             f"{worker.name} may not do {shown(operation)}: it must declare what it {use}"

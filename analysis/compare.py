@@ -1,0 +1,115 @@
+"""Predicted against measured: each schedule is calibrated, simulated and really run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from analysis.experiment import Experiment, Wanted
+from executor.calibrate import Calibration, calibrate
+from executor.processes import obstacle
+from executor.run import Runtime, run
+from executor.training import RunResult, Training
+from simcore.engine import simulate
+from simcore.errors import InputError
+from simcore.trace import Trace
+
+__all__ = ["DISTURBED", "Outcome", "measure", "other_cpu_share", "runtime_for"]
+
+Measured = TypeVar("Measured")
+
+# A measurement during which other programs took more of the machine than this is repeated.
+DISTURBED: Final = 0.05
+_ATTEMPTS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """One schedule, predicted and measured. `dropped` measurements were disturbed and repeated."""
+
+    wanted: Wanted
+    runtime: Runtime
+    threads: int
+    workers: int
+    calibration: Calibration
+    predicted: Trace
+    result: RunResult
+    accuracy: float | None
+    dropped: int
+
+    @property
+    def measured(self) -> Trace:
+        """The trace of the real run."""
+        return self.result.trace
+
+    @property
+    def other_cpu_share(self) -> float | None:
+        """The larger share of the machine that others took, of calibration and run."""
+        shares = [self.calibration.other_cpu_share, other_cpu_share(self.result)]
+        known = [share for share in shares if share is not None]
+        return max(known) if known else None
+
+
+def runtime_for(training: Training) -> Runtime:
+    """Processes where the schedule can run in them, else threads."""
+    return "threads" if obstacle(training.make_schedule()) else "processes"
+
+
+def measure(
+    experiment: Experiment,
+    wanted: Wanted,
+    *,
+    runtime: Runtime | None = None,
+    threads: int | None = None,
+    told: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Calibrate, simulate and run one schedule.
+
+    Calibration and run are each repeated while they are disturbed, twice at most; the least
+    disturbed counts. `told` is given a word on each stage, `progress` the gradients applied. Raises
+    `InputError` for the replay runtime, whose time is not that of any schedule.
+    """
+    training = experiment.training(wanted, threads)
+    runtime = runtime or runtime_for(training)
+    if runtime == "replay":
+        rule = "must be one whose time is that of the schedule"
+        raise InputError("runtime", runtime, rule, "use threads or processes")
+    schedule = training.make_schedule()
+    told(f"calibrating {wanted.label}")
+    calibration, dropped = _undisturbed(
+        lambda: calibrate(training, runtime), lambda found: found.other_cpu_share
+    )
+    predicted = simulate(schedule, calibration.blocks, calibration.cluster)
+    told(f"running {wanted.label}")
+    result, dropped_runs = _undisturbed(
+        lambda: run(training, runtime, progress=progress), other_cpu_share
+    )
+    return Outcome(
+        wanted,
+        runtime,
+        training.threads,
+        len(schedule.workers),
+        calibration,
+        predicted,
+        result,
+        None if result.state is None else experiment.accuracy(result.state),
+        dropped + dropped_runs,
+    )
+
+
+def other_cpu_share(result: RunResult) -> float | None:
+    """Share of the machine that other programs took during a run, 0 to 1; None if unknown."""
+    share: float | None = result.trace.header.about.get("other_cpu_share")
+    return share
+
+
+def _undisturbed(
+    measure_once: Callable[[], Measured], share_of: Callable[[Measured], float | None]
+) -> tuple[Measured, int]:
+    """The first measurement that is not disturbed, or the least; and how many were dropped."""
+    best = measure_once()
+    for dropped in range(_ATTEMPTS):
+        if (share_of(best) or 0.0) <= DISTURBED or dropped == _ATTEMPTS - 1:
+            return best, dropped
+        best = min(best, measure_once(), key=lambda found: share_of(found) or 0.0)
+    raise AssertionError

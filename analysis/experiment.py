@@ -1,0 +1,122 @@
+"""An experiment: one network, one data set, one way to learn, to be trained by any schedule."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from executor.data import DataSet
+from executor.network import layers_of
+from executor.training import DataSource, Training
+from executor.weights import MakeOptimizer
+from simcore.errors import InputError
+from simcore.options import OPTIONS, check
+from simcore.partition import partition
+from simcore.schedule import Schedule
+from simcore.schedules import build, find
+from simcore.workload import Workload
+
+__all__ = ["Experiment", "Wanted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A schedule to be trained with: its name and the options that were asked for."""
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name and options, as `parse` reads them.
+
+        >>> Wanted("adl", {"accumulation": 4}).label
+        'adl:accumulation=4'
+        """
+        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
+
+    @classmethod
+    def parse(cls, text: str) -> "Wanted":
+        """Read `name` or `name:option=value,option=value`; dashes in options are underscores.
+
+        Raises `InputError` for an unknown schedule or option, or a bad value.
+
+        >>> Wanted.parse("adl:accumulation=4,order=update-first").options
+        {'accumulation': 4, 'order': 'update-first'}
+        """
+        name, _, rest = text.partition(":")
+        entry, options = find(name), {}
+        for part in filter(None, rest.split(",")):
+            key, _, value = part.partition("=")
+            option = key.strip().replace("-", "_")
+            if option not in entry.defaults or not value:
+                remedy = f"use {name}:option=value with {', '.join(entry.defaults)}"
+                raise InputError("schedule", text, f"must not have '{part}'", remedy)
+            options[option] = check(option, _number(value.strip(), OPTIONS[option].kind), option)
+        return cls(name, options)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experiment:
+    """What stays the same while schedules change.
+
+    `layer_costs` has a layer for each of the network's (see `executor.network.layers_of`); blocks
+    are made as even as they allow. `threads` is how many cores one operation may use.
+    """
+
+    model: nn.Sequential
+    data: DataSet
+    layer_costs: Workload
+    batch_size: int
+    batches: int
+    make_optimizer: MakeOptimizer
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        layers, costs = len(layers_of(self.model)), len(self.layer_costs.layers)
+        if layers != costs:
+            rule = f"must have the {layers} layers of the network"
+            raise InputError("workload", f"{costs} layers", rule, "profile this network")
+
+    def options(self, wanted: Wanted) -> dict[str, object]:
+        """The options of a schedule here: all layers, where each is a block of its own."""
+        entry = find(wanted.name)
+        layers = {"layers": len(self.layer_costs.layers)} if "layers" in entry.defaults else {}
+        return {**layers, **wanted.options, "batches": self.batches}
+
+    def training(self, wanted: Wanted, threads: int | None = None) -> Training:
+        """The training by a schedule. Raises `InputError` for options that do not fit."""
+        factory: Callable[..., Schedule] = build
+        make_schedule = partial(factory, wanted.name, **self.options(wanted))
+        schedule = make_schedule()
+        return Training(
+            make_schedule,
+            self.model,
+            partition(self.layer_costs, schedule.blocks).bounds,
+            DataSource(self.data, self.batch_size, self.seed),
+            self.make_optimizer,
+            seed=self.seed,
+            threads=self.threads if threads is None else threads,
+        )
+
+    def accuracy(self, state: Mapping[str, torch.Tensor]) -> float:
+        """Share of the test samples that a trained network classifies right, 0 to 1."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(dict(state))
+        model.eval()
+        with torch.no_grad():
+            found = model(self.data.test_inputs).argmax(dim=1)
+        return float((found == self.data.test_labels).double().mean())
+
+
+def _number(text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return text

@@ -15,16 +15,16 @@ TOP_PAD_BYTES = 2**26
 def tune_allocator() -> bool:
     """Make this process reuse the memory of freed tensors; False, and no effect, without glibc.
 
-    By default glibc maps every large block anew and gives it back when it is freed, so that each
-    training step pays thousands of page faults. A sequential baseline, whose one process holds the
-    largest blocks, pays more than the workers of a pipeline do: untuned, two workers on two cores
-    show a speedup above 2, which is false. Call it alike in all processes that are compared, before
-    their first large tensor. The price is memory: a process keeps its peak.
+    By default glibc maps large blocks anew and gives them back when they are freed, so that each
+    training step pays thousands of page faults. Untuned, two workers on two cores show a speedup
+    above 2 over one, which is false. Call it alike in all processes that are compared, before their
+    first large tensor, and warm up: it takes about ten steps until the heap has its final size. The
+    price is memory: a process keeps its peak.
     """
     try:
         libc = ctypes.CDLL(None)
         mallopt = libc.mallopt
-        libc.gnu_get_libc_version  # noqa: B018 - other libraries have a mallopt that does nothing
+        libc.gnu_get_libc_version  # noqa: B018 - mallopt of another C library is another one
     except (AttributeError, OSError):
         return False
     mapped = any(mallopt(M_MMAP_THRESHOLD, size_bytes) for size_bytes in MMAP_THRESHOLDS_BYTES)

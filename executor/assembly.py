@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import torch
-from torch import nn
 
 from executor.drive import Losses
 from executor.network import block_shapes, split
@@ -32,7 +31,8 @@ class Parts:
 
     def __init__(self, training: Training, schedule: Schedule, workers: Sequence[int]) -> None:
         self.training, self.schedule = training, schedule
-        self.blocks = split(copy.deepcopy(training.model), training.bounds)
+        self.model = copy.deepcopy(training.model)
+        self.blocks = split(self.model, training.bounds)
         if len(self.blocks) != schedule.blocks:
             raise InputError(
                 "number of blocks of the model",
@@ -72,15 +72,16 @@ class Parts:
 
     def state(self) -> dict[str, torch.Tensor]:
         """Weights and buffers of this process's blocks, named as in the whole model."""
-        found: dict[str, torch.Tensor] = {}
-        first = _first_children(self.blocks)
+        current: dict[int, torch.Tensor] = {}
         for block in self.own:
-            tensors: dict[str, torch.Tensor] = dict(self.blocks[block - 1].named_buffers())
-            tensors |= self.weights[block].current.parameters
-            for name, tensor in tensors.items():
-                child, _, rest = name.partition(".")
-                found[f"{int(child) + first[block - 1]}.{rest}"] = tensor.detach().clone()
-        return found
+            module, weights = self.blocks[block - 1], self.weights[block].current.parameters
+            current |= {id(p): weights.get(name, p) for name, p in module.named_parameters()}
+            current |= {id(buffer): buffer for buffer in module.buffers()}
+        return {
+            name: current[id(tensor)].detach().clone()
+            for name, tensor in self.model.state_dict(keep_vars=True).items()
+            if id(tensor) in current
+        }
 
 
 def finish(
@@ -112,11 +113,3 @@ def finish(
     trace.gradients["time"] -= start
     rows = sorted((batch, loss, (time - start) / 1e9) for batch, loss, time in losses.rows)
     return RunResult(trace, rows, state, failure)
-
-
-def _first_children(blocks: list[nn.Sequential]) -> list[int]:
-    first, counts = 0, []
-    for block in blocks:
-        counts.append(first)
-        first += len(block)
-    return counts

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 
 from simcore.errors import InputError
@@ -46,8 +47,9 @@ class DataSet:
 
 @lru_cache(maxsize=4)
 def _order(samples: int, seed: int, epoch: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed((seed << 32) + epoch)
-    return torch.randperm(samples, generator=generator)
+    # torch's generator would use 32 bits of its seed only, too few for both numbers.
+    seeds = np.random.SeedSequence(seed % 2**64, spawn_key=(epoch,))
+    return torch.from_numpy(np.random.default_rng(seeds).permutation(samples))
 
 
 def digits() -> DataSet:

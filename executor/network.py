@@ -12,12 +12,13 @@ __all__ = ["block_shapes", "layers_of", "split"]
 
 
 def layers_of(model: nn.Module) -> list[nn.Sequential]:
-    """The layers of a sequential network: each child with parameters, and what follows it.
+    """The layers of a sequential network: each child that learns, and what follows it.
 
-    Children without parameters (activations, pooling, flattening) belong to the layer before them,
-    those at the beginning to the first layer, so that every layer has weights to update.
+    Children without parameters to learn (activations, pooling, flattening, frozen ones) belong to
+    the layer before them, those at the beginning to the first layer, so that every layer has
+    weights to update.
 
-    Raises `InputError` for a network that is not an `nn.Sequential`, that has no parameters, or
+    Raises `InputError` for a network that is not an `nn.Sequential`, that has nothing to learn, or
     that uses one parameter in two layers.
     """
     name = type(model).__name__
@@ -26,13 +27,13 @@ def layers_of(model: nn.Module) -> list[nn.Sequential]:
     groups: list[list[nn.Module]] = []
     opened = False
     for child in model:
-        has_parameters = any(True for _ in child.parameters())
+        has_parameters = any(parameter.requires_grad for parameter in child.parameters())
         if not groups or (has_parameters and opened):
             groups.append([])
         groups[-1].append(child)
         opened = opened or has_parameters
     if not opened:
-        raise InputError("model", name, "must have parameters", "add a layer that learns")
+        raise InputError("model", name, "must have parameters to learn", "add a layer that learns")
     seen: dict[int, int] = {}
     for number, group in enumerate(groups):
         for part in group:
@@ -50,9 +51,16 @@ def layers_of(model: nn.Module) -> list[nn.Sequential]:
 def split(model: nn.Module, bounds: Sequence[int]) -> list[nn.Sequential]:
     """The blocks of a network: layers bounds[i] up to bounds[i + 1], for each i.
 
-    The blocks share the model's parameters.
+    The blocks share the model's parameters. Raises `InputError` where the bounds leave out layers.
     """
     layers = layers_of(model)
+    if list(bounds) != sorted({0, *bounds, len(layers)}):
+        raise InputError(
+            "bounds of blocks",
+            tuple(bounds),
+            f"must rise from 0 to the {len(layers)} layers of the model",
+            "partition the model's own workload",
+        )
     return [
         nn.Sequential(*(part for layer in layers[first:last] for part in layer))
         for first, last in pairwise(bounds)

@@ -72,6 +72,7 @@ class WorkerTensors:
         self.held: dict[tuple[ItemKind, int, int], Any] = {}
         self.pending: dict[int, list[torch.Tensor]] = {}
         self._bound: dict[int, Leaves] = {}
+        self._names = {block: _names(module) for block, module in modules.items()}
 
     def perform(self, operation: Forward | Backward | Update) -> Done:
         """Do a computation on real tensors."""
@@ -167,9 +168,10 @@ class WorkerTensors:
     def _bind(self, block: int, leaves: Leaves) -> None:
         if self._bound.get(block) is leaves:
             return
-        for name, parameter in leaves.parameters.items():
-            path, _, last = name.rpartition(".")
-            setattr(self.modules[block].get_submodule(path), last, parameter)
+        for first, parameter in leaves.parameters.items():
+            for name in self._names[block][first]:
+                path, _, last = name.rpartition(".")
+                setattr(self.modules[block].get_submodule(path), last, parameter)
         self._bound[block] = leaves
 
     def _renew_copies(self, block: int) -> None:
@@ -178,6 +180,15 @@ class WorkerTensors:
         elif block == self.ledger.blocks:
             for weights in self.weights.values():
                 weights.renew_copy(self.worker)
+
+
+def _names(module: nn.Module) -> dict[str, list[str]]:
+    """All names of each parameter, by its first; a parameter that is used twice has two."""
+    first: dict[int, str] = {}
+    names: dict[str, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(first.setdefault(id(parameter), name), []).append(name)
+    return names
 
 
 _TABLE: Final[dict[type, Callable[[WorkerTensors, Any], Done]]] = {

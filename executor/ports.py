@@ -168,15 +168,20 @@ class LocalEnds:
 
     def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
         """Wait for the first of several channels that has a message; None if all are closed."""
-        ports = {c: port for c in channels if isinstance(port := self.ports[c], LocalPort)}
+        local = [port for c in channels if isinstance(port := self.ports[c], LocalPort)]
         with self._exchange.changed:
-            self._exchange.wait_for(
-                lambda: (
-                    any(port.arrived for port in ports.values())
-                    or all(port.servable() for port in ports.values())
+            while True:
+                for channel in channels:
+                    port = self.ports[channel]
+                    # A source has its next batch at once, or never again.
+                    message = port.take() if isinstance(port, LocalPort) else port.receive()
+                    if message is not None:
+                        return channel, message
+                if all(port.servable() for port in local):
+                    return None
+                self._exchange.wait_for(
+                    lambda: (
+                        any(port.arrived for port in local)
+                        or all(port.servable() for port in local)
+                    )
                 )
-            )
-            for channel, port in ports.items():
-                if port.arrived and (message := port.take()) is not None:
-                    return channel, message
-            return None

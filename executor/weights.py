@@ -60,20 +60,20 @@ class BlockWeights:
     ) -> None:
         self.rules, self.exclusive, self.make_optimizer = rules, exclusive, make_optimizer
         self.lock = lock
-        self.current = Leaves(dict(module.named_parameters()))
+        learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self.current = Leaves(learning)
         self.writing = Lock()
         self._copies: dict[int, _Copy] = {}
-        self._optimizer: Optimizer | None = None
+        self._optimizers: dict[int, Optimizer] = {}
         if rules.policy == "stash":
-            self._optimizer = make_optimizer(self.current.parameters.values())
-            refuse_fused(self._optimizer)
+            refuse_fused(make_optimizer(learning.values()))
 
     def step(
         self, worker: int, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
     ) -> Landed:
         """Apply one gradient per parameter, as the rules say, and tell the ledger by `land`."""
         if self.rules.policy == "stash":
-            return self._step_stashed(gradients, land)
+            return self._step_stashed(worker, gradients, land)
         if self.rules.write == "assign":
             self._step_own_copy(worker, gradients)
         else:
@@ -89,19 +89,22 @@ class BlockWeights:
                 own.copy_(shared)
 
     def _step_stashed(
-        self, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
+        self, worker: int, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
     ) -> Landed:
-        assert self._optimizer is not None
         # Two workers that both copied, stepped and published would lose one of the two steps.
         with self.writing:
             old = self.current
+            owner = self._owner(worker)
+            if owner not in self._optimizers:
+                self._optimizers[owner] = self.make_optimizer(old.parameters.values())
             new = old
             if old.graphs or not self.exclusive:
                 new = Leaves(
                     {name: nn.Parameter(p.detach().clone()) for name, p in old.parameters.items()}
                 )
-                _move(self._optimizer, old, new)
-            _step(self._optimizer, list(new.parameters.values()), gradients)
+                for optimizer in self._optimizers.values():
+                    _move(optimizer, old, new)
+            _step(self._optimizers[owner], list(new.parameters.values()), gradients)
             with self.lock:  # who reads the weights reads their version with them
                 self.current = new
                 return land()
@@ -117,8 +120,10 @@ class BlockWeights:
         return [parameter.data for parameter in self.current.parameters.values()]
 
     def _aliases(self, worker: int) -> _Copy:
-        owner = worker if self.rules.momentum == "worker" else -1
-        return self._copy(owner, self._shared)
+        return self._copy(self._owner(worker), self._shared)
+
+    def _owner(self, worker: int) -> int:
+        return worker if self.rules.momentum == "worker" else -1
 
     def _own_copy(self, worker: int) -> _Copy:
         return self._copy(worker, lambda: [tensor.clone() for tensor in self._shared()])

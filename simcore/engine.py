@@ -18,7 +18,6 @@ from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.grid import deadlock
 from simcore.ledger import Ledger
-from simcore.mailbox import Mailbox
 from simcore.ops import (
     Backward,
     Forward,
@@ -29,6 +28,7 @@ from simcore.ops import (
     Send,
     Update,
 )
+from simcore.post import Post
 from simcore.randomness import lognormal_factor
 from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
@@ -115,9 +115,7 @@ class _Simulation:
             _Running(worker.program(), Holdings(worker.name, schedule.blocks))
             for worker in schedule.workers
         ]
-        self.number = {channel: n for n, channel in enumerate(schedule.channels)}
-        self.mailboxes = [Mailbox.of(schedule, channel) for channel in schedule.channels]
-        self.link_free = [0] * len(self.mailboxes)
+        self.post = Post(schedule, costs, self.at)
         self.placement = [cluster.device_of(worker) for worker in range(len(self.workers))]
         self.devices = {
             device: SharedDevice.of(cluster.device(device), self.placement.count(device))
@@ -128,10 +126,6 @@ class _Simulation:
         self.due_devices: set[int] = set()
         self.wake_up: dict[int, int] = {}
         self.changed: set[int] = set()
-        self.deliveries: list[tuple[int, int, int]] = []
-        self.departures = 0
-        self.waits = 0
-        self.touched: set[int] = set()
 
     def run(self) -> None:
         self.settle()
@@ -157,11 +151,9 @@ class _Simulation:
             for worker in sorted(done):
                 self.finish(worker)
                 heapq.heappush(self.runnable, worker)
-            for _, channel, batch in sorted(self.deliveries):
-                self.mailboxes[channel].arrive(batch)
-                self.touched.add(channel)
-            self.deliveries.clear()
-            self.serve_waiting()
+            for worker, served in self.post.deliver():
+                self.workers[worker].served = served
+                heapq.heappush(self.runnable, worker)
             if not self.runnable:
                 break
             self.advance(heapq.heappop(self.runnable))
@@ -178,22 +170,6 @@ class _Simulation:
                 self.wake_up[number] = moment
                 self.at(moment, partial(self.due_devices.add, number))
         self.changed.clear()
-
-    def serve_waiting(self) -> None:
-        """Give arrived messages to waiting workers: first come, first served."""
-        candidates = {
-            (since, worker)
-            for channel in self.touched
-            for worker, since in self.mailboxes[channel].waiting.items()
-        }
-        self.touched.clear()
-        for _, worker in sorted(candidates):
-            served = self.serve(worker)
-            if served is not None:
-                self.workers[worker].served = served
-                for channel in self.listened(worker):
-                    self.mailboxes[channel].waiting.pop(worker, None)
-                heapq.heappush(self.runnable, worker)
 
     # One worker
 
@@ -227,21 +203,18 @@ class _Simulation:
                 running.holdings.compute(operation)
                 return self.duration(worker, operation)
             case Send(channel, batch):
-                number = self.number[channel]
-                mailbox = self.mailboxes[number]
-                if not running.has_slot and not mailbox.take_slot():
-                    mailbox.blocked.append(worker)
+                if not running.has_slot and not self.post.take_slot(worker, channel):
                     return None
                 running.has_slot = False
                 running.holdings.take(channel.carries, batch, operation)
-                return self.costs.delays[number].send
+                return self.costs.delays[self.post.number[channel]].send
             case Receive() | Select():
+                offered = (
+                    operation.channels if isinstance(operation, Select) else (operation.channel,)
+                )
+                running.served = running.served or self.post.serve(offered)
                 if running.served is None:
-                    running.served = self.serve(worker)
-                if running.served is None:
-                    self.waits += 1
-                    for number in self.listened(worker):
-                        self.mailboxes[number].waiting[worker] = self.waits
+                    self.post.wait(worker, offered)
                     return None
                 number, answer = running.served
                 return 0 if answer is None else self.costs.delays[number].receive
@@ -272,8 +245,8 @@ class _Simulation:
                 if self.progress:
                     self.progress(len(update.gradients))
             case Send(channel, batch):
-                self.record(worker, Send, self.number[channel], batch, -1)
-                self.depart(self.number[channel], batch)
+                self.record(worker, Send, self.post.number[channel], batch, -1)
+                self.post.depart(channel, batch, self.now)
             case Receive() | Select():
                 self.receive(worker)
         running.operation = None
@@ -291,54 +264,19 @@ class _Simulation:
         running.answer = batch
         if isinstance(running.operation, Select):
             running.answer = channel, batch
-        if not channel.source:
-            heir = self.mailboxes[number].free_slot()
-            if heir is not None:
-                self.workers[heir].has_slot = True
-                heapq.heappush(self.runnable, heir)
-
-    def depart(self, number: int, batch: int) -> None:
-        """Put a message on its link: transfers one at a time, then the latency."""
-        delays = self.costs.delays[number]
-        self.mailboxes[number].depart()
-        self.link_free[number] = max(self.now, self.link_free[number]) + delays.transmit
-        arrival = self.link_free[number] + delays.latency
-        message = (self.departures, number, batch)
-        self.departures += 1
-        if arrival == self.now:
-            self.deliveries.append(message)
-        else:
-            self.at(arrival, partial(self.deliveries.append, message))
+        heir = self.post.free_slot(number)
+        if heir is not None:
+            self.workers[heir].has_slot = True
+            heapq.heappush(self.runnable, heir)
 
     def end(self, worker: int) -> None:
         """The program has ended: nothing may be left over, and its channels lose a sender."""
         running = self.workers[worker]
         running.ended = True
         running.holdings.end()
-        for channel in self.schedule.workers[worker].sends:
-            self.mailboxes[self.number[channel]].open_senders -= 1
-            self.touched.add(self.number[channel])
+        self.post.close(self.schedule.workers[worker].sends)
 
     # Small things
-
-    def listened(self, worker: int) -> list[int]:
-        """The channels that the worker's present operation would receive from, in its order."""
-        match self.workers[worker].operation:
-            case Receive(channel):
-                return [self.number[channel]]
-            case Select(channels):
-                return [self.number[channel] for channel in channels]
-        return []
-
-    def serve(self, worker: int) -> tuple[int, int | None] | None:
-        """Take the message that the worker gets now; batch None if all is closed; else None."""
-        channels = self.listened(worker)
-        for number in channels:
-            if self.mailboxes[number].arrived:
-                return number, self.mailboxes[number].arrived.popleft()
-        if all(self.mailboxes[number].closed for number in channels):
-            return channels[0], None
-        return None
 
     def duration(self, worker: int, operation: Forward | Backward | Update) -> int:
         running = self.workers[worker]

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,8 +10,10 @@ from simcore.errors import InputError
 __all__ = ["write_whole"]
 
 
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+def write_whole(path: str | os.PathLike[str], content: str | bytes | Iterable[str]) -> None:
     """Replace the file by this content (text as UTF-8) in one step, making parent folders.
+
+    Texts that come one by one are written one by one.
 
     Who reads at the same time, or after a crash, finds the old content or the new one.
 
@@ -24,7 +27,11 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("xb") as stream:
-                stream.write(content.encode() if isinstance(content, str) else content)
+                if isinstance(content, bytes):
+                    stream.write(content)
+                else:
+                    for text in [content] if isinstance(content, str) else content:
+                        stream.write(text.encode())
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)

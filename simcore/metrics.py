@@ -121,17 +121,18 @@ def peak_bytes(trace: Trace, workload: Workload) -> tuple[int, ...] | None:
     layers = workload.layers
     if not any(layer.parameter_bytes or layer.saved_bytes for layer in layers):
         return None
-    workers = len(trace.header.workers)
     saved = np.array([0, *(layer.saved_bytes for layer in layers)], np.int64)
     forward, backward, end = _passes(trace)
-    handed = _handover_times(trace, backward)
-    handed = np.where(backward["worker"] == forward["worker"], end, np.minimum(handed, end))
+    moves = backward["worker"] != forward["worker"]
+    handed = np.clip(_handover_times(trace, backward), forward["start"], end)
+    handed = np.where(moves, handed, end)
+    held = saved[forward["block"]]
     peaks = _peaks(
         np.concatenate([forward["worker"], backward["worker"]]),
         np.concatenate([forward["start"], handed]),
         np.concatenate([handed, end]),
-        np.tile(saved[forward["block"]], 2),
-        workers,
+        np.concatenate([held, held * moves]),
+        len(trace.header.workers),
     )
     update = trace.of_kind("update")
     for worker, block in np.unique(update[["worker", "block"]]).tolist():

@@ -1,6 +1,7 @@
 """A schedule: worker programs, their channels, and how weights are read and written."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -56,9 +57,9 @@ class Schedule:
     weights: WeightRules = field(default_factory=WeightRules)
 
     def __post_init__(self) -> None:
-        names = [channel.name for channel in self.channels]
-        for name in names:
-            if names.count(name) > 1:
+        names = Counter(channel.name for channel in self.channels)
+        for name, count in names.items():
+            if count > 1:
                 raise InputError("channel", name, "must be one channel", "name each one apart")
         for worker in self.workers:
             for block in worker.blocks:
@@ -83,18 +84,21 @@ class Schedule:
     @cached_property
     def senders(self) -> Mapping[Channel, tuple[int, ...]]:
         """The numbers of the workers that may send to each channel."""
-        return {
-            channel: tuple(w for w, worker in enumerate(self.workers) if channel in worker.sends)
-            for channel in self.channels
-        }
+        return self._workers_by_channel(lambda worker: worker.sends)
 
     @cached_property
     def receivers(self) -> Mapping[Channel, tuple[int, ...]]:
         """The numbers of the workers that may receive from each channel."""
-        return {
-            channel: tuple(w for w, worker in enumerate(self.workers) if channel in worker.receives)
-            for channel in self.channels
-        }
+        return self._workers_by_channel(lambda worker: worker.receives)
+
+    def _workers_by_channel(
+        self, used: Callable[[Worker], tuple[Channel, ...]]
+    ) -> Mapping[Channel, tuple[int, ...]]:
+        found: dict[Channel, list[int]] = {channel: [] for channel in self.channels}
+        for number, worker in enumerate(self.workers):
+            for channel in used(worker):
+                found[channel].append(number)
+        return {channel: tuple(numbers) for channel, numbers in found.items()}
 
     def is_local(self, channel: Channel) -> bool:
         """Whether a worker only talks to itself through the channel: no link, no transport."""

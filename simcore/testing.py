@@ -16,6 +16,7 @@ A schedule of one's own is tested as those that come along are. Only this module
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from itertools import accumulate
 from operator import mul
 from typing import Any
@@ -26,7 +27,7 @@ from hypothesis import strategies as st
 from simcore.cluster import Cluster, Device, Link
 from simcore.engine import simulate
 from simcore.errors import InputError
-from simcore.options import OPTIONS
+from simcore.options import OPTIONS, Option
 from simcore.schedule import Schedule
 from simcore.schedules import SCHEDULES, build, find
 from simcore.trace import Trace
@@ -45,22 +46,26 @@ __all__ = [
 ]
 
 
+@cache
 def times() -> st.SearchStrategy[Fraction]:
-    """Seconds, exact: often 0 or small and equal, for ties are where orders go wrong."""
-    return st.one_of(
-        st.integers(0, 3).map(Fraction), st.fractions(0, 4, max_denominator=6), st.just(Fraction(1))
-    )
+    """Seconds, exact: few values, often 0, for ties are where orders go wrong."""
+    return st.sampled_from([Fraction(n, d) for d in (1, 2, 3) for n in (1, 0, 2, 3, 5)])
+
+
+@cache
+def _layers(most_bytes: int) -> st.SearchStrategy[Layer]:
+    size = st.integers(0, most_bytes)
+    return st.builds(Layer, st.just("block"), times(), times(), times(), size, size, size)
 
 
 @st.composite
 def workloads(draw: st.DrawFn, blocks: int, *, most_bytes: int = 8) -> Workload:
     """Workloads with one layer for each of so many blocks; all times may be 0."""
-    sizes = st.integers(0, most_bytes)
-    layer = st.builds(Layer, st.just("block"), times(), times(), times(), sizes, sizes, sizes)
-    layers = tuple(draw(layer) for _ in range(blocks))
-    return Workload("drawn", layers, input_bytes=draw(sizes))
+    layers = tuple(draw(_layers(most_bytes)) for _ in range(blocks))
+    return Workload("drawn", layers, input_bytes=most_bytes // 2)
 
 
+@cache
 def devices() -> st.SearchStrategy[Device]:
     """Devices of one to three cores; some list their speeds."""
     ratio = st.sampled_from([Fraction(1), Fraction(5, 6), Fraction(3, 4)])
@@ -69,40 +74,47 @@ def devices() -> st.SearchStrategy[Device]:
     return st.builds(Device, st.just("device"), st.integers(1, 3), st.just(()) | listed)
 
 
+@cache
 def links() -> st.SearchStrategy[Link]:
     """Links, free ones among them."""
-    bandwidths = st.none() | st.sampled_from([Fraction(1), Fraction(4), Fraction(7, 2)])
+    bandwidths = st.sampled_from([None, Fraction(1), Fraction(4), Fraction(7, 2)])
     return st.just(Link()) | st.builds(Link, times(), bandwidths, times(), times())
 
 
-@st.composite
-def clusters(draw: st.DrawFn, workers: int, *, placed: bool = True) -> Cluster:
+@cache
+def clusters(workers: int, *, placed: bool = True) -> st.SearchStrategy[Cluster]:
     """Clusters for so many workers; without `placed` each worker has a device of its own."""
-    link = draw(links())
-    if not placed or draw(st.booleans()):
-        return Cluster((Device("device"),), "private", link)
-    found = tuple(draw(st.lists(devices(), min_size=1, max_size=3)))
-    numbers = st.integers(0, len(found) - 1)
-    return Cluster(found, tuple(draw(numbers) for _ in range(workers)), link)
+    one = st.just((Device("device"),))
+    private = st.builds(Cluster, one, st.just("private"), links())
+    if not placed:
+        return private
+    many = min(3, workers)
+    several = st.tuples(*(devices() for _ in range(many)))
+    numbers = st.tuples(*(st.integers(0, many - 1) for _ in range(workers)))
+    return private | st.builds(Cluster, several, numbers, links())
 
 
-@st.composite
+@cache
 def options(
-    draw: st.DrawFn, name: str, *, most_blocks: int = 4, most_batches: int = 10
-) -> dict[str, Any]:
+    name: str, *, most_blocks: int = 4, most_batches: int = 10
+) -> st.SearchStrategy[dict[str, Any]]:
     """All options of a registered schedule, each within its own rule; not all go together."""
     entry = find(name)
     most = {entry.blocks_option: most_blocks, "batches": most_batches}
-    drawn: dict[str, Any] = {}
-    for option in entry.defaults:
-        rule = OPTIONS[option]
-        values: st.SearchStrategy[Any] = st.sampled_from(rule.choices or ("",))
-        if rule.kind is int:
-            values = st.integers(0, most.get(option, 4)).filter(rule.holds)
-        elif rule.kind is float:
-            values = (st.just(1.0) | st.floats(0, 2)).filter(rule.holds)
-        drawn[option] = draw(st.none() | values if rule.absent else values)
-    return drawn
+    return st.fixed_dictionaries(
+        {option: _values(OPTIONS[option], most.get(option, 4)) for option in entry.defaults}
+    )
+
+
+def _values(option: Option, most: int) -> st.SearchStrategy[Any]:
+    values: st.SearchStrategy[Any]
+    if option.choices:
+        values = st.sampled_from(option.choices)
+    elif option.kind is int:
+        values = st.sampled_from([number for number in range(most + 1) if option.holds(number)])
+    else:
+        values = (st.just(1.0) | st.floats(0, 2)).filter(option.holds)
+    return st.none() | values if option.absent else values
 
 
 @st.composite
@@ -136,10 +148,12 @@ class Simulation:
 
     def __repr__(self) -> str:
         schedule = f"build({self.schedule.name!r}, **{self.schedule.options})"
-        return (
-            f"Simulation({schedule}, {self.blocks}, {self.cluster}, jitter={self.jitter}, "
-            f"seed={self.seed})"
-        )
+        parts = schedule, self.blocks, self.cluster, self.jitter, self.seed
+        return f"Simulation({', '.join(str(part) for part in parts)})"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        # What Hypothesis shows of a failing example, instead of every worker and channel.
+        printer.text(repr(self))
 
 
 @st.composite

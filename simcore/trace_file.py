@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
 from re import fullmatch
 from typing import Any, Final
@@ -33,10 +32,7 @@ def dump_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
     `options` and `about` of the header must be JSON values. Raises `InputError` if the file cannot
     be written.
     """
-    stream = BytesIO()
-    for text in _texts(trace):
-        stream.write(text.encode())
-    write_whole(path, stream.getvalue())
+    write_whole(path, _texts(trace))
 
 
 def _texts(trace: Trace) -> Iterator[str]:

@@ -49,15 +49,15 @@ def growth_per_batch(trace: Trace) -> float | None:
     """By how many the batches in flight grow with each batch taken, dimensionless, 0 < it <= 1.
 
     Looks at the time from the first finished batch until the data run out, and at the number of
-    batches in flight whenever one is taken. They grow if all of the last third exceed all of the
-    first third, and a third has at least as many batches as there are workers. The value is 1
-    minus the ratio of the rates at which batches are finished and taken, exact where both are
-    periodic (see `mean_interval`).
+    batches in flight whenever one is taken. They grow if all of the fourth quarter exceed all of
+    the second, all of the third exceed all of the first, and a quarter has at least as many batches
+    as there are workers. The value is 1 minus the ratio of the rates at which batches are finished
+    and taken, exact where both are periodic (see `mean_interval`).
 
-    None where no growth is shown. So it is for every periodic regime whose period is within a third
-    of that time; a trace too short, or a growth of less than about 3 batches in all, is not seen
-    either. A bounded queue that is still filling at the end of the trace looks like growth: give
-    more batches to tell them apart.
+    None where no growth is shown. So it is for every periodic regime that begins in the first half
+    and has its period within a quarter; a trace too short, or a growth of less than about 4 batches
+    in all, is not seen either. A bounded queue that is still filling in the second half looks like
+    growth: give more batches to tell them apart.
     """
     taken, finished = take_times(trace), finish_times(trace)
     if not len(taken) or not len(finished) or finished[0] > taken[-1]:
@@ -66,11 +66,15 @@ def growth_per_batch(trace: Trace) -> float | None:
     in_flight = np.arange(1, len(taken) + 1) - np.searchsorted(finished, taken, side="right")
     judged = taken >= finished[0]
     taken, in_flight = taken[judged], in_flight[judged]
-    third = len(in_flight) // 3
-    if third < len(trace.header.workers) or in_flight[-third:].min() <= in_flight[:third].max():
+    quarters = np.array_split(in_flight, 4)
+    if len(quarters[-1]) < len(trace.header.workers) or any(
+        quarters[later].min() <= quarters[later - 2].max() for later in (2, 3)
+    ):
         return None
     taking, finishing = mean_interval(taken), mean_interval(finished)
-    return 1.0 if taking is None or finishing is None else float(1 - taking / finishing)
+    if taking is None or finishing is None:
+        return 1.0
+    return float(1 - taking / finishing) if taking < finishing else None
 
 
 def take_times(trace: Trace) -> NDArray[np.int64]:
@@ -100,10 +104,10 @@ def mean_interval(times: NDArray[np.int64]) -> Fraction | None:
     intervals = np.diff(times)[::-1].tolist()
     for period, matched in enumerate(_matches(intervals)):
         repeated = period + matched
-        if period and repeated >= max(2 * period, len(intervals) / 2):
-            if sum(intervals[:period]):
-                return Fraction(sum(intervals[:period]), period)
-            break  # a group of simultaneous events that the end of the times cut
+        enough = period and repeated >= max(2 * period, len(intervals) / 2)
+        # A sum of zero is no pattern, but simultaneous events that the end of the times cut off.
+        if enough and sum(intervals[:period]):
+            return Fraction(sum(intervals[:period]), period)
     later = int((times > times[0]).sum())
     return Fraction(int(times[-1] - times[0]), later)
 

@@ -18,7 +18,7 @@ __all__ = ["async_bu", "async_lu"]
     title="asynchronous backpropagation, layer-wise updates",
     source="Async BP, Algorithm 1",
     lockings_broken="forward, backward, update",
-    gap="given by the times; 0..ceil(beta) for F = 1, B >= beta, U = 0",
+    gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil((beta (L-l+1) - (l-1)) / L))",
     blocks_option="layers",
 )
 def async_lu(
@@ -39,8 +39,12 @@ def async_lu(
     (1 + beta) N / (N + beta) over backpropagation. Where the backward threads are too few
     (B < beta F) they set the pace, and an unbounded queue of losses grows for ever.
 
-    >>> from simcore.grid import timetable
-    >>> print(timetable(async_lu(layers=2, batches=3)))
+    >>> from simcore.timetable import timetable
+    >>> print(timetable(async_lu(layers=2, batches=3), backward=2, update=0))
+                0     1     2     3     4     5     6     7     8     9
+    forward 1   F1:0  F2:0  F1:1  F2:1  F1:2  F2:2  .     .     .     .
+    backward 1  .     .     B2:0  B2:0  B1:0  B1:0  B2:2  B2:2  B1:2  B1:2
+    backward 2  .     .     .     .     B2:1  B2:1  B1:1  B1:1  .     .
     """
 
     def backward_pass(batch: int) -> Program:
@@ -66,7 +70,7 @@ def async_lu(
     title="asynchronous backpropagation, block updates",
     source="Async BP, section 3.4",
     lockings_broken="forward, backward, update",
-    gap="given by the times",
+    gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil(beta - (l-1) / L))",
     blocks_option="layers",
 )
 def async_bu(
@@ -85,8 +89,12 @@ def async_bu(
     Same throughput without update time; the gradients of layer l then wait for the layers below
     it, which adds (l - 1) beta T / L seconds between a gradient and its use.
 
-    >>> from simcore.grid import timetable
-    >>> print(timetable(async_bu(layers=2, batches=3)))
+    >>> from simcore.timetable import timetable
+    >>> print(timetable(async_bu(layers=2, batches=3), backward=2, update=0))
+                0     1     2     3     4     5     6     7     8     9
+    forward 1   F1:0  F2:0  F1:1  F2:1  F1:2  F2:2  .     .     .     .
+    backward 1  .     .     B2:0  B2:0  B1:0  B1:0  B2:2  B2:2  B1:2  B1:2
+    backward 2  .     .     .     .     B2:1  B2:1  B1:1  B1:1  .     .
     """
 
     def backward_pass(batch: int) -> Program:

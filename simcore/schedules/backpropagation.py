@@ -23,10 +23,10 @@ def bp(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sched
     Breaks no locking. With T, beta T and U the forward, backward and update time of the network,
     N batches take N (T + beta T + U); every gap is 0. Both hold always.
 
-    >>> from simcore.grid import timetable
+    >>> from simcore.timetable import timetable
     >>> print(timetable(bp(modules=2, batches=2)))
-             1   2   3   4   5   6   7   8   9   10  11  12
-    worker 1 F1:0 F2:0 B2:0 B1:0 U1 U2
+            0     1     2     3     4   5   6     7     8     9     10  11
+    worker  F1:0  F2:0  B2:0  B1:0  U1  U2  F1:1  F2:1  B2:1  B1:1  U1  U2
     """
     data = data_channel()
 

@@ -31,12 +31,15 @@ def fdg(
     equation 6. The gap holds for every batch from 2(K-k) on, whatever the times; batch
     t < 2(K-k) has gap t. A gradient is multiplied by `shrink` at each hop (equation 7).
 
-    With free links and even modules a batch takes max over modules of (forward + backward +
-    update) in steady state; uneven modules and slow links are bound by the loop of two
-    neighbours too, see the explanation of latency in the documentation.
+    With free links a batch takes the largest (forward + backward + update) of all modules in
+    steady state, however uneven they are. Latency is hardly hidden: even modules of c seconds take
+    c + latency, as the listing sends a gradient only after its update.
 
-    >>> from simcore.grid import timetable
+    >>> from simcore.timetable import timetable
     >>> print(timetable(fdg(modules=2, batches=4)))
+              0     1     2     3   4     5     6     7     8     9     10    11    12  13    14
+    module 1  F1:0  F1:1  .     .   B1:0  U1    F1:2  B1:1  U1    F1:3  B1:2  U1    .   B1:3  U1
+    module 2  .     F2:0  B2:0  U2  F2:1  B2:1  U2    F2:2  B2:2  U2    F2:3  B2:3  U2  .     .
     """
     chain = Chain.of(modules)
 
@@ -95,8 +98,14 @@ def adl(
     `window=gradient` counts from the module's first gradient, as the released code. A window with
     fewer gradients, the first or the last, has its own count as divisor.
 
-    >>> from simcore.grid import timetable
+    With free links and even modules a batch takes (forward + backward + update / M) of a module in
+    steady state; uneven updates can cost more from M = 3 on.
+
+    >>> from simcore.timetable import timetable
     >>> print(timetable(adl(modules=2, batches=4, accumulation=2)))
+              0     1     2     3     4     5     6     7     8     9     10    11
+    module 1  F1:0  F1:1  F1:2  B1:0  F1:3  B1:1  U1    .     B1:2  .     B1:3  U1
+    module 2  .     F2:0  B2:0  F2:1  B2:1  U2    F2:2  B2:2  F2:3  B2:3  U2    .
     """
     chain = Chain.of(modules)
 

@@ -1,0 +1,34 @@
+"""Code in the documentation runs and prints what the page says."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]
+    if re.search(r"^```python\n.*?^```\n\n```text\n", page.read_text(), re.M | re.S)
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_print_the_text_block_that_follows(page: Path) -> None:
+    blocks = re.findall(
+        r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", page.read_text(), re.M | re.S
+    )
+    namespace: dict[str, object] = {"__name__": "page"}
+    for code, expected in blocks:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, str(page), "exec"), namespace)
+        assert printed.getvalue() == expected
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"

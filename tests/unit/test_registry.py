@@ -1,0 +1,288 @@
+import pickle
+import re
+from functools import partial
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simcore.errors import InputError
+from simcore.ops import Channel, Item, Worker
+from simcore.options import OPTIONS, check
+from simcore.registry import Entry, register
+from simcore.schedule import Schedule, WeightRules
+from simcore.schedules import SCHEDULES, build, find
+from simcore.testing import options, schedules
+
+COUNT = "must be a whole number of at least 1; give 1 or more"
+COUNTS = ("batches", "modules", "layers", "accumulation", "forward_threads", "backward_threads")
+SHRINK = "must be above 0 and at most 1; give 1 to leave gradients as they are"
+
+
+def lines_of_counts() -> list[tuple[str, object, str]]:
+    shown: list[tuple[object, str]] = [
+        (0, "0"),
+        (-3, "-3"),
+        (1.0, "1.0"),
+        (1.5, "1.5"),
+        (True, "True"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        ("4", "'4'"),
+        ([1], "'[1]'"),
+    ]
+    names = (*COUNTS, "queue_capacity")
+    found = [(name, value, f"{name} is {text}: {COUNT}") for name in names for value, text in shown]
+    return found + [(name, None, f"{name} is 'None': {COUNT}") for name in COUNTS]
+
+
+def lines_of_choices() -> list[tuple[str, object, str]]:
+    choices = {
+        "order": "forward-first, update-first",
+        "reduce": "mean, sum",
+        "window": "batch, gradient",
+        "write": "add, assign",
+        "refresh": "layer, pass",
+        "momentum": "worker, shared",
+        "weights": "stash, mixed",
+    }
+    return [
+        (name, value, f"{name} is {shown}: must be one of {listed}; choose one of these")
+        for name, listed in choices.items()
+        for value, shown in (("", "''"), ("Mean", "'Mean'"), (None, "'None'"), (1, "1"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        *lines_of_counts(),
+        *lines_of_choices(),
+        *(
+            ("shrink", value, f"shrink is {shown}: {SHRINK}")
+            for value, shown in [
+                (0, "0"),
+                (0.0, "0.0"),
+                (-0.5, "-0.5"),
+                (1.0001, "1.0001"),
+                (float("nan"), "nan"),
+                (float("inf"), "inf"),
+                (True, "True"),
+                ("0.5", "'0.5'"),
+                (None, "'None'"),
+            ]
+        ),
+    ],
+)
+def test_a_bad_value_gets_one_line(name: str, value: object, line: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        check(name, value)
+
+
+def test_every_option_has_a_tested_rule() -> None:
+    tested = {name for name, _, _ in (*lines_of_counts(), *lines_of_choices())} | {"shrink"}
+    assert tested == OPTIONS.keys()
+    used = {option for entry in SCHEDULES.values() for option in entry.defaults}
+    assert used == OPTIONS.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, 1) for name in COUNTS),
+        *((name, 10**30) for name in COUNTS),
+        pytest.param("modules", 10**400, id="larger than any float"),
+        ("queue_capacity", None),
+        ("queue_capacity", 1),
+        ("shrink", 1),
+        ("shrink", 1e-300),
+        *((name, choice) for name, option in OPTIONS.items() for choice in option.choices),
+    ],
+)
+def test_a_good_value_stays_as_it_is(name: str, value: object) -> None:
+    assert check(name, value) == value
+
+
+@pytest.mark.parametrize("entry", SCHEDULES.values(), ids=SCHEDULES)
+def test_entries_agree_with_their_factories(entry: Entry) -> None:
+    assert entry.factory.__doc__
+    assert entry.blocks_option in entry.defaults
+    assert find(entry.name) is entry
+    for option, default in entry.defaults.items():
+        assert check(option, default) == default
+    hints = get_type_hints(entry.factory)
+    for option in entry.defaults:
+        kind = OPTIONS[option].kind
+        if kind is str:
+            assert get_args(hints[option]) == OPTIONS[option].choices
+        else:
+            assert hints[option] in (kind, kind | None)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("fgd", "fdg"),
+        ("ADL", "adl"),
+        ("AsyncLU", "async-lu"),
+        ("bq", "bp"),
+        ("async-lv", "async-lu"),
+    ],
+)
+def test_an_unknown_schedule_gets_the_nearest_name(name: str, nearest: str) -> None:
+    listed = ", ".join(SCHEDULES)
+    line = f"schedule is '{name}': must be one of {listed}; did you mean {nearest}?"
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        build(name)
+
+
+@pytest.mark.parametrize("name", ["", "zzz", "bp\n"])
+def test_any_unknown_name_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=r"must be one of .*; did you mean [\w-]+\?$") as caught:
+        find(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_option_that_a_schedule_lacks_is_refused() -> None:
+    line = (
+        "accumulation is 2: is not an option of fdg; "
+        "leave it out; fdg has modules, batches, shrink, weights"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        build("fdg", accumulation=2)
+
+
+def test_errors_use_the_flag_that_was_given() -> None:
+    flags = {"modules": "--modules", "accumulation": "--accumulation"}
+    with pytest.raises(InputError, match=r"^--modules is 0: must be"):
+        build("fdg", flags=flags, modules=0)
+    with pytest.raises(InputError, match=r"^--accumulation is 2: is not an option of fdg"):
+        build("fdg", flags=flags, accumulation=2)
+
+
+@pytest.mark.parametrize(
+    ("given_options", "line"),
+    [
+        (
+            {"write": "assign", "weights": "stash"},
+            "write is 'assign': writes in place and cannot keep old weights; use weights=mixed",
+        ),
+        (
+            {"write": "assign", "momentum": "shared"},
+            "momentum is 'shared': cannot step each worker's own copy; use momentum=worker",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["async-lu", "async-bu"])
+def test_options_that_do_not_go_together(
+    name: str, given_options: dict[str, object], line: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+        build(name, **given_options)  # type: ignore[arg-type]
+
+
+def shape(schedule: Schedule) -> tuple[object, ...]:
+    return (
+        schedule.name,
+        dict(schedule.options),
+        schedule.blocks,
+        schedule.batches,
+        schedule.weights,
+        [(c.name, c.carries, c.capacity, c.source) for c in schedule.channels],
+        [
+            (w.name, w.blocks, [c.name for c in w.sends], [c.name for c in w.receives])
+            for w in schedule.workers
+        ],
+    )
+
+
+@given(schedules())
+def test_a_schedule_is_built_again_from_its_options(schedule: Schedule) -> None:
+    assert schedule.options.keys() == SCHEDULES[schedule.name].defaults.keys()
+    given_options: Any = dict(schedule.options)
+    again = pickle.loads(pickle.dumps(partial(build, schedule.name, **given_options)))()
+    assert shape(again) == shape(schedule)
+
+
+@given(st.data(), st.sampled_from(sorted(SCHEDULES)))
+def test_options_arrive_where_they_belong(data: st.DataObject, name: str) -> None:
+    drawn: dict[str, Any] = data.draw(options(name))
+    try:
+        schedule = build(name, **drawn)
+    except InputError:
+        return
+    assert schedule.options == drawn
+    assert schedule.blocks == drawn[SCHEDULES[name].blocks_option]
+    assert schedule.batches == drawn["batches"]
+    rules = {"weights": "policy"}
+    for option, value in drawn.items():
+        attribute = rules.get(option, option)
+        if attribute in WeightRules.__slots__:
+            assert getattr(schedule.weights, attribute) == value
+    capacities = {channel.capacity for channel in schedule.channels}
+    assert capacities <= {None, drawn.get("queue_capacity")}
+
+
+def test_nothing_is_registered_twice_or_with_unknown_options() -> None:
+    texts = ("title", "source", "lockings_broken", "gap", "blocks_option")
+    about = dict.fromkeys(texts, "")
+
+    def known(modules: int = 1) -> Schedule:
+        raise NotImplementedError
+
+    def unknown(colour: int = 1) -> Schedule:
+        raise NotImplementedError
+
+    with pytest.raises(TypeError, match=r"^bp: registered twice"):
+        register("bp", **about)(known)
+    with pytest.raises(TypeError, match="'colour'"):
+        register("new", **about)(unknown)
+    assert "new" not in SCHEDULES
+
+
+def worker(*blocks: int, **channels: Any) -> Worker:
+    return Worker("worker", lambda: iter(()), blocks, **channels)  # type: ignore[arg-type,return-value]
+
+
+def test_a_schedule_checks_its_workers_and_channels() -> None:
+    data = Channel("data", (Item("activation", 0),), source=True)
+    twin = Channel("data", (Item("activation", 0),), source=True)
+    for workers, line in (
+        ((worker(0),), "block of worker is 0: must be within 1..2; correct the worker"),
+        ((worker(1, 3),), "block of worker is 3: must be within 1..2; correct the worker"),
+        (
+            (worker(1, receives=(data,)), worker(2, receives=(twin,))),
+            "channel is 'data': must be one channel; name each one apart",
+        ),
+        (
+            (worker(1, sends=(data,)),),
+            "channel is 'data': is a source and has no senders; drop the sender",
+        ),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
+            Schedule("own", {}, blocks=2, batches=1, workers=workers)
+
+
+def test_a_schedule_knows_the_ends_of_its_channels() -> None:
+    loop, pipe, sink = (Channel(name, ()) for name in ("loop", "pipe", "sink"))
+    data = Channel("data", (Item("activation", 0),), source=True)
+    schedule = Schedule(
+        "own",
+        {},
+        blocks=1,
+        batches=1,
+        workers=(
+            worker(1, receives=(data, loop), sends=(loop, pipe)),
+            worker(1, receives=(data, pipe), sends=(pipe, sink)),
+        ),
+    )
+    assert schedule.channels == (data, loop, pipe, sink)
+    assert schedule.senders == {data: (), loop: (0,), pipe: (0, 1), sink: (1,)}
+    assert schedule.receivers == {data: (0, 1), loop: (0,), pipe: (1,), sink: ()}
+    assert [schedule.is_local(channel) for channel in schedule.channels] == [
+        False,
+        True,
+        False,
+        True,  # nobody is there to receive it: no transport either
+    ]

@@ -39,7 +39,7 @@ class Row:
     * `label`: unlike that of any other row. `schedule`, `options`: what builds the schedule.
     * `batch_s`: seconds per batch.
     * `speedup_one_thread`, `speedup_all_cores`: over plain backpropagation on one thread and on all
-      cores, dimensionless.
+      cores, predicted over predicted and measured over measured, dimensionless.
     * `gap_mean`, `gap_max`: mean and largest gap of all gradients, in updates.
     * `final_loss`; `accuracy`, a share of the test samples.
     * `disturbed`: what other programs took of the machine meanwhile, a share of all its cores.

@@ -44,7 +44,7 @@ def number(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return UNKNOWN if value is None else str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
 
 
 def times(value: float | None) -> str:
@@ -158,7 +158,7 @@ def _name(row: Row, notes: Sequence[str]) -> "Text":
     from rich.text import Text
 
     # Only spaces let a line break.
-    label = re.sub(r"([,:])(?=\S)", r"\1 ", row.label)
+    label = re.sub(r"(?<=\w)([,:])(?=\w)", r"\1 ", row.label)
     found = Text(label + marks(row, notes), style="bold")
     plural = "s" if row.workers > 1 else ""
     return found.append(f"\n{row.workers} worker{plural}, {row.runtime}", style="not bold dim")

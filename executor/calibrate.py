@@ -5,17 +5,20 @@ operation costs the time from its start to the start of the next in its worker, 
 runtime does between the two is counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 import numpy as np
+from torch import nn
+from torch.optim import Optimizer
 
 from executor.isolated import isolate, isolated_schedule
 from executor.run import Runtime, run
 from executor.timings import Timings
 from executor.training import DataSource, TemplateSource, Training
+from executor.weights import MakeOptimizer
 from simcore.cluster import Cluster, Device, Link
 from simcore.engine import simulate
 from simcore.schedule import Schedule
@@ -61,6 +64,7 @@ def calibrate(
         training,
         make_schedule=partial(isolated_schedule, training.make_schedule, *shape),
         source=templates,
+        make_optimizer=partial(_standing_still, training.make_optimizer),
     )
     trace = run(timing, runtime, progress=progress).trace
     timings = Timings(isolated, trace)
@@ -83,6 +87,14 @@ def calibrate(
     blocks = Workload("calibrated", layers, input_bytes=templates.outputs[0].nbytes)
     share = trace.header.about.get("other_cpu_share")
     return Calibration(blocks, cluster, tuple(map(float, speeds)), share)
+
+
+def _standing_still(make_optimizer: MakeOptimizer, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The same optimiser with learning rate 0: gradients from nowhere must not move the weights."""
+    optimizer = make_optimizer(parameters)
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * 0
+    return optimizer
 
 
 def _depths(schedule: Schedule) -> list[int]:

@@ -48,6 +48,9 @@ class _ThreadRun:
         self.recorders = [Recorder() for _ in schedule.workers]
         self.losses = Losses()
         self.failures: list[WorkerError] = []
+        # Not `Thread.join` alone: before Python 3.13, when Ctrl-C interrupts it, it takes a thread
+        # that still works for ended.
+        self.ended = [threading.Event() for _ in schedule.workers]
         self.ready = threading.Barrier(len(schedule.workers), action=self.begin)
         self.watch = CpuWatch()
         ports = {
@@ -61,13 +64,14 @@ class _ThreadRun:
             threading.Thread(target=self.work, args=(number,), name=worker.name, daemon=True)
             for number, worker in enumerate(self.schedule.workers)
         ]
-        told, failure = 0, None
+        told, failure, working = 0, None, True
         try:
             for thread in threads:
                 thread.start()
-            while any(thread.is_alive() for thread in threads):
-                for thread in threads:
-                    thread.join(_REPORT_S / len(threads))
+            while working:
+                for ended in self.ended:
+                    ended.wait(_REPORT_S / len(threads))
+                working = not all(ended.is_set() for ended in self.ended)
                 applied = sum(recorder.applied for recorder in self.recorders)
                 progress(applied - told)
                 told = applied
@@ -76,8 +80,10 @@ class _ThreadRun:
         finally:
             self.exchange.stop()
             self.ready.abort()
-        for thread in threads:
-            thread.join()
+        for thread, ended in zip(threads, self.ended, strict=True):
+            if thread.ident is not None:  # Ctrl-C may come before all have started
+                ended.wait()
+                thread.join()
         if self.failures:
             error = self.failures[0]
             error.partial = self.result(str(error))
@@ -109,6 +115,8 @@ class _ThreadRun:
             self.failures.append(WorkerError(worker.name, reason, traceback.format_exc()))
             self.exchange.stop()
             self.ready.abort()
+        finally:
+            self.ended[number].set()
 
     def begin(self) -> None:
         """All workers are warmed up."""

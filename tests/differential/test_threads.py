@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from executor.data import DataSet
-from executor.ports import Exchange, LocalEnds, LocalPort, SourcePort
+from executor.ports import Exchange, LocalEnds, LocalPort, Port, SourcePort
 from executor.ring import Stopped
 from executor.threads import run_threads
 from executor.training import DataSource, RunResult, Training, optimizer
@@ -350,7 +350,7 @@ def test_select_takes_the_first_listed_and_sources_too() -> None:
     """As in the simulator: what is there, in the listed order; None once all are closed."""
     exchange = Exchange()
     first, data, last = Channel("first", ()), Channel("data", (), source=True), Channel("last", ())
-    ports = {
+    ports: dict[Channel, Port] = {
         first: LocalPort(exchange, first, 1),
         data: SourcePort(2, lambda batch: []),
         last: LocalPort(exchange, last, 1),

@@ -7,6 +7,7 @@ import sys
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ KINDS = {
 }
 
 
-def simulated(name: str, parts: int, batches: int = BATCHES, **options: object) -> Trace:
+def simulated(name: str, parts: int, batches: int = BATCHES, **options: Any) -> Trace:
     schedule = build(name, batches=batches, **options)
     return simulate(schedule, Workload.even(parts, 0.02, 2, 0.002), jitter=0.2)
 
@@ -160,21 +161,21 @@ def test_the_window_is_that_of_a_few_batches_of_the_slowest_trace() -> None:
         ("async-lu", 6, {"layers": 6, "queue_capacity": 2}),
     ],
 )
-def test_a_number_stands_on_its_own_batch(
-    name: str, parts: int, options: dict[str, object]
-) -> None:
+def test_a_number_stands_on_its_own_batch(name: str, parts: int, options: dict[str, Any]) -> None:
     trace = simulated(name, parts, **options)
     (axes,) = draw_timelines([(name, trace)], (0.1, 0.5)).axes
     numbers = [text for text in axes.texts if text.get_text().isdecimal()]
     assert len(numbers) > 8
-    passes = trace.spans[np.isin(trace.spans["kind"], [KIND["forward"], KIND["backward"]])]
     for number in numbers:
         x, row = number.get_position()
-        own = passes[passes["worker"] == row]
-        at = (trace.seconds(own["start"]) <= x / 1e3) & (x / 1e3 <= trace.seconds(own["end"]))
-        # Between two blocks there may be an update of the same worker.
-        near = own[at]["batch"] if at.any() else own[np.searchsorted(own["start"], x) - 1]["batch"]
-        assert int(number.get_text()) in near
+        mine = trace.spans[trace.spans["batch"] == int(number.get_text())]
+        mine = mine[mine["worker"] == row]
+        passes = [mine[mine["kind"] == KIND[kind]] for kind in ("forward", "backward")]
+        assert any(
+            trace.seconds(each["start"].min()) < x / 1e3 < trace.seconds(each["end"].max())
+            for each in passes
+            if len(each)
+        )
 
 
 def test_numbers_do_not_overlap(traces: list[tuple[str, Trace]]) -> None:
@@ -264,7 +265,7 @@ def test_bars_are_the_histograms(traces: list[tuple[str, Trace]]) -> None:
     assert bars_of(figure.axes[0])[1] == pytest.approx({0.21: 1 / BATCHES, 1.21: 1 - 1 / BATCHES})
 
 
-@pytest.mark.parametrize("blocks", [1, 5, 16, 23])
+@pytest.mark.parametrize("blocks", [1, 5, 16])
 def test_a_panel_for_each_block_with_shared_axes(blocks: int) -> None:
     trace = simulated("fdg", blocks, modules=blocks)
     figure = draw_gap_histograms([("predicted", trace), ("measured", trace)])
@@ -276,7 +277,7 @@ def test_a_panel_for_each_block_with_shared_axes(blocks: int) -> None:
 
 
 def test_wide_gaps_share_bars() -> None:
-    trace = simulated("fdg", 30, modules=30, batches=100)
+    trace = simulated("fdg", 18, modules=18, batches=60)
     figure = draw_gap_histograms([("", trace)])
     (bars,) = bars_of(figure.axes[0])
     assert len(bars) <= 32
@@ -367,8 +368,8 @@ def test_equal_figures_give_equal_files(traces: list[tuple[str, Trace]]) -> None
 
 def test_kinds_differ_in_grey(traces: list[tuple[str, Trace]]) -> None:
     (axes, _) = draw_timelines(traces).axes
-    colours = {str(c.get_label()): c.get_facecolor()[0][:3] for c in axes.collections[:3]}
-    grey = sorted(float(np.dot(rgb, (0.2126, 0.7152, 0.0722))) for rgb in colours.values())
+    colours = [np.asarray(boxes.get_facecolor())[0, :3] for boxes in axes.collections[:3]]
+    grey = sorted(float(np.dot(rgb, (0.2126, 0.7152, 0.0722))) for rgb in colours)
     assert min(np.diff(grey)) > 0.15
 
 

@@ -1,0 +1,1 @@
+"""The command line: every command reads its words, calls the library, and shows what came back."""

@@ -1,0 +1,146 @@
+"""What a real run found: its JSON document, its files, and what is shown."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from analysis.cli.output import note, write_json
+from analysis.cli.views import print_facts, print_gaps, seconds
+from analysis.experiment import Experiment
+from analysis.plots import draw_gap_histograms, draw_losses, draw_timelines, save_png
+from executor.machine import describe_machine
+from executor.training import RunResult, Training
+from simcore import metrics
+from simcore.files import write_whole
+from simcore.perfetto import dump_perfetto
+from simcore.staleness import gap_summaries
+from simcore.trace_file import dump_trace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["FILES", "SCHEMA", "Report"]
+
+SCHEMA: Final = "gradlag.run/1"
+FILES: Final = (
+    "trace.jsonl",
+    "losses.csv",
+    "summary.json",
+    "trace.perfetto.json",
+    "timeline.png",
+    "gaps.png",
+    "losses.png",
+)
+_OTHERS: Final = 0.05  # share of the machine taken by others above which the user is told
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """A run's result, and its JSON document."""
+
+    result: RunResult
+    document: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        training: Training,
+        result: RunResult,
+        about: Mapping[str, object],
+    ) -> Self:
+        """The report of a run; of one that ended early, of what was done until then."""
+        trace = result.trace
+        header, makespan_s = trace.header, metrics.makespan_s(result.trace)
+        backward = trace.of_kind("backward")
+        finished = int((backward["block"] == 1).sum())
+        last_epoch = experiment.data.batches_per_epoch(experiment.batch_size)
+        losses = [loss for _, loss, _ in result.losses]
+        document = {
+            "schema": SCHEMA,
+            "schedule": header.schedule,
+            "options": dict(header.options),
+            **about,
+            "runtime": header.about["runtime"],
+            "threads": header.about["threads"],
+            "blocks": [list(range(a + 1, b + 1)) for a, b in pairwise(training.bounds)],
+            "workers": len(header.workers),
+            "batches_finished": finished,
+            "makespan_s": makespan_s,
+            "batch_s": makespan_s / finished if finished else None,
+            "utilization": metrics.utilization(trace),
+            "updates": len(trace.of_kind("update")),
+            "gaps": [
+                {
+                    "block": gap.block,
+                    "mean": gap.mean,
+                    "min": gap.min,
+                    "max": gap.max,
+                    "histogram": {str(value): count for value, count in gap.histogram.items()},
+                }
+                for gap in gap_summaries(trace)
+            ],
+            "first_loss": losses[0] if losses else None,
+            "final_loss": fmean(losses[-last_epoch:]) if losses else None,
+            "accuracy": None if result.state is None else experiment.accuracy(result.state),
+            "other_cpu_share": header.about.get("other_cpu_share"),
+            "failure": result.failure,
+            "machine": describe_machine(),
+        }
+        return cls(result, document)
+
+    def write(self, path: Path) -> None:
+        """Write trace, losses, summary and plots; the most valuable first."""
+        trace = self.result.trace
+        label = f"{trace.header.schedule}, {trace.header.about['runtime']}"
+        dump_trace(trace, path / "trace.jsonl")
+        write_whole(path / "losses.csv", self._losses())
+        write_json(path / "summary.json", self.document)
+        dump_perfetto(path / "trace.perfetto.json", trace)
+        save_png(draw_timelines([(label, trace)]), path / "timeline.png")
+        save_png(draw_gap_histograms([(label, trace)]), path / "gaps.png")
+        save_png(draw_losses([(label, self.result.losses)]), path / "losses.png")
+        note(f"wrote {', '.join(FILES)} to {path}")
+
+    def _losses(self) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(("batch", "loss", "seconds"))
+        table.writerows(self.result.losses)
+        return text.getvalue()
+
+    def show(self, screen: "Console") -> None:
+        """Print what is to be read."""
+        found = self.document
+        of = f"of {self.result.trace.header.batches}"
+        facts = [
+            ("batches", f"{found['batches_finished']} {of} in {seconds(found['makespan_s'])}"),
+            ("time per batch", seconds(found["batch_s"])),
+            ("utilization", f"{found['utilization']:.1%} of {found['workers']} workers"),
+            ("layers of the blocks", ", ".join(map(_layers, found["blocks"]))),
+            (
+                "loss",
+                f"{_loss(found['first_loss'])} at first, {_loss(found['final_loss'])} at last",
+            ),
+        ]
+        if found["accuracy"] is not None:
+            facts.append(("accuracy", f"{found['accuracy']:.1%} of the test samples"))
+        if (found["other_cpu_share"] or 0.0) > _OTHERS:
+            share = f"other programs took {found['other_cpu_share']:.0%} of the machine"
+            facts.append(("disturbed", share))
+        about = f"({found['model']}, {found['data']}, {found['runtime']})"
+        print_facts(screen, found["schedule"], about, facts)
+        print_gaps(screen, found["gaps"])
+
+
+def _layers(numbers: list[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+
+
+def _loss(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,126 @@
+"""`gradlag simulate`: what a schedule will do, predicted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from analysis.cli.costs import (
+    BackwardRatio,
+    ClusterFile,
+    ForwardTime,
+    LinkBandwidth,
+    LinkLatency,
+    UpdateTime,
+    WorkloadFile,
+    read_cluster,
+    read_workload,
+    refuse_unknown_links,
+)
+from analysis.cli.options import FLAGS, Json, Out, Schedule, Seed, flag, read_options
+from analysis.cli.options import with_schedule_options as with_options
+from analysis.cli.output import Bar, console, folder, note, print_json, write_json
+from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
+from analysis.cli.values import MOST_SEED, number, one_of, whole
+from simcore.schedules import build, find
+
+if TYPE_CHECKING:
+    from simcore.trace import Trace
+
+__all__ = ["EXAMPLES", "NAME", "command"]
+
+NAME: Final = "simulate"
+EXAMPLES: Final = """\
+# Eight batches through four modules, drawn as a timetable
+gradlag simulate fdg --batches 8
+# The paper's Async BP: backward takes 2.5 times as long as forward, on three threads
+gradlag simulate async-lu --backward-ratio 2.5 --backward-threads 3 --layers 12 --batches 300
+# A slow network between modules; plots, traces and figures go to a folder
+gradlag simulate adl --accumulation 4 --link-latency 0.05 --out out/adl
+# Everything as JSON, for a script
+gradlag simulate adl --modules 8 --jitter 0.2 --seed 1 --json > adl.json
+"""
+_FILES: Final = ("trace.jsonl", "trace.perfetto.json", "timeline.png", "gaps.png", "summary.json")
+_MOST_JITTER: Final = 10.0
+_ENGINES: Final = ("simpy",)
+
+
+@with_options
+def command(
+    schedule: Schedule,
+    options: dict[str, str],
+    workload: WorkloadFile = None,
+    forward_time: ForwardTime = None,
+    backward_ratio: BackwardRatio = None,
+    update_time: UpdateTime = None,
+    cluster: ClusterFile = None,
+    link_latency: LinkLatency = None,
+    link_bandwidth: LinkBandwidth = None,
+    jitter: Annotated[
+        str, flag("--jitter", "CV", "coefficient of variation of lognormal compute times", "Costs")
+    ] = "0",
+    engine: Annotated[str, flag("--engine", "|".join(_ENGINES), "the simulator")] = "simpy",
+    memory_limit: MemoryLimit = "4GiB",
+    seed: Seed = "0",
+    json: Json = False,
+    out: Out = None,
+) -> None:
+    """Predict what a schedule will do: its time, speedup, utilization, staleness and memory.
+
+    Without a workload file the network is even layers whose times --forward-time and the like
+    give for the whole network; without a cluster file each worker has a device of its own. Numbers
+    are exact: 0.1 is one tenth, and 1/3 may be written so.
+    """
+    entry = find(schedule)
+    given = read_options(schedule, options)
+    costs = read_workload(workload, forward_time, backward_ratio, update_time)
+    given = costs.fitted(entry, given)
+    where = read_cluster(cluster, link_latency, link_bandwidth)
+    variation = number(jitter, "--jitter", most=_MOST_JITTER)
+    chosen = one_of(engine, "--engine", _ENGINES)
+    seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
+    refuse_if_too_large(schedule, given, memory_limit)
+
+    from simcore.engine import simulate
+    from simcore.summary import summarize
+
+    built = build(schedule, flags=FLAGS, **given)
+    refuse_unknown_links(where, built, cluster)
+    if link_bandwidth is not None and workload is None:
+        note("--link-bandwidth changes nothing: layers have a size only in a workload file")
+    path = folder(out, _FILES)
+    blocks = costs.blocks(built.blocks)
+    with Bar(f"simulating {schedule}", built.blocks * built.batches) as bar:
+        trace = simulate(
+            built, blocks, where, jitter=variation, seed=seed_number, progress=bar.told
+        )
+    summary = summarize(trace, blocks, chosen)
+    if path is not None:
+        _write(path, trace, summary)
+    if json:
+        print_json(summary)
+    else:
+        _show(trace, summary)
+
+
+def _write(path: Path, trace: "Trace", summary: dict[str, Any]) -> None:
+    from analysis.plots import draw_gap_histograms, draw_timelines, save_png
+    from simcore.perfetto import dump_perfetto
+    from simcore.trace_file import dump_trace
+
+    label = f"{trace.header.schedule}, simulated"
+    with Bar("writing") as bar:
+        bar.stage(f"writing {path}")
+        dump_trace(trace, path / "trace.jsonl")
+        dump_perfetto(path / "trace.perfetto.json", trace)
+        save_png(draw_timelines([(label, trace)]), path / "timeline.png")
+        save_png(draw_gap_histograms([(label, trace)]), path / "gaps.png")
+        write_json(path / "summary.json", summary)
+    note(f"wrote {', '.join(_FILES)} to {path}")
+
+
+def _show(trace: "Trace", summary: dict[str, Any]) -> None:
+    from analysis.cli.views import print_gaps, print_summary, print_timetable
+
+    screen = console()
+    print_summary(screen, summary)
+    print_gaps(screen, summary["gaps"])
+    print_timetable(screen, trace)

@@ -1,0 +1,178 @@
+"""Readable results: figures with units, tables of gaps, drawn timetables."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from simcore.trace import Trace
+
+__all__ = ["bars", "print_facts", "print_gaps", "print_summary", "print_timetable", "seconds"]
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_MOST_BARS: Final = 24
+_MOST_BLOCKS: Final = 24
+_MOST_WORKERS, _MOST_BATCHES, _MOST_TICKS = 6, 8, 60
+
+
+def seconds(value: float | None) -> str:
+    """A duration to read.
+
+    >>> seconds(0.0123), seconds(1050.0), seconds(5e4), seconds(None)
+    ('12.3 ms', '1050 s', '13.9 h', 'unknown')
+    """
+    if value is None:
+        return "unknown"
+    for unit, length, least in (("h", 3600, 7200), ("s", 1, 1), ("ms", 1e-3, 1e-3)):
+        if value >= least:
+            return f"{digits(value / length)} {unit}"
+    return f"{digits(value / 1e-6)} us"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, never as a power of ten.
+
+    >>> digits(1234.5), digits(0.0)
+    ('1234', '0')
+    """
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def size(value: int) -> str:
+    """A number of bytes to read.
+
+    >>> size(1536), size(5)
+    ('1.5 KiB', '5 B')
+    """
+    for unit, length in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if value >= length:
+            return f"{value / length:.3g} {unit}"
+    return f"{value} B"
+
+
+def bars(histogram: Mapping[int, int]) -> str:
+    """A tiny histogram from the smallest to the largest value.
+
+    >>> bars({0: 1, 1: 4, 3: 8})
+    '▁▄ █'
+    """
+    if not histogram:
+        return ""
+    low, high = min(histogram), max(histogram)
+    step = (high - low) // _MOST_BARS + 1
+    counts = [0] * ((high - low) // step + 1)
+    for value, count in histogram.items():
+        counts[(value - low) // step] += count
+    most = max(counts)
+    return "".join(_BARS[-(-8 * count // most) - 1] if count else " " for count in counts)
+
+
+def print_facts(
+    screen: "Console", title: str, about: str, facts: Sequence[tuple[str, str]]
+) -> None:
+    """A title, what it is about, and names with their values below each other."""
+    from rich.markup import escape
+
+    width = max((len(name) for name, _ in facts), default=0)
+    screen.print(f"[bold]{escape(title)}[/] {escape(about)}".rstrip())
+    for name, value in facts:
+        screen.print(f"  {name:{width}}  {value}", markup=False)
+
+
+def print_summary(screen: "Console", summary: Mapping[str, Any]) -> None:
+    """What a simulation found, without the gaps."""
+    options = ", ".join(f"{name} {value}" for name, value in _shown_options(summary).items())
+    facts = [
+        ("makespan", seconds(summary["makespan_s"])),
+        ("backpropagation alone", seconds(summary["sequential_s"])),
+        ("speedup", _times(summary["speedup"])),
+        ("steady state", _steady(summary)),
+        ("utilization", f"{summary['utilization']:.1%} of {_workers(summary['workers'])}"),
+        ("most batches in flight", _in_flight(summary["peak_in_flight"])),
+    ]
+    if summary["peak_bytes"] is not None:
+        facts.append(("memory of a worker", f"at most {size(max(summary['peak_bytes']))}"))
+    if summary["growth_per_batch"] is not None:
+        growth = f"{summary['growth_per_batch']:.3g} of each batch taken stays in the queue"
+        facts.append(("growth without bound", growth))
+    if summary["tie_sensitive"]:
+        facts.append(("ties", "some gaps depend on the order of events at the same moment"))
+    print_facts(screen, summary["schedule"], f"({options})", facts)
+
+
+def _shown_options(summary: Mapping[str, Any]) -> dict[str, object]:
+    from simcore.schedules import find
+
+    defaults = find(summary["schedule"]).defaults
+    sizes = ("modules", "layers", "batches")
+    return {
+        name.replace("_", " "): value
+        for name, value in summary["options"].items()
+        if name in sizes or value != defaults.get(name)
+    }
+
+
+def _steady(summary: Mapping[str, Any]) -> str:
+    if summary["steady_batch_s"] is None:
+        more = "batches in flight grow" if summary["growth_per_batch"] else "give more --batches"
+        return f"none was reached ({more})"
+    batch = seconds(summary["steady_batch_s"])
+    return f"{batch} per batch, speedup {_times(summary['steady_speedup'])}"
+
+
+def _times(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}x"
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
+
+
+def _in_flight(peaks: Sequence[int]) -> str:
+    shown = ", ".join(map(str, peaks[:_MOST_BLOCKS]))
+    more = ", ..." if len(peaks) > _MOST_BLOCKS else ""
+    return shown + more + (" (blocks 1, 2, ...)" if len(peaks) > 1 else "")
+
+
+def print_gaps(screen: "Console", gaps: Sequence[Mapping[str, Any]], title: str = "gaps") -> None:
+    """A table with the gaps of each block, 1 next to the data, and a tiny histogram."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table: Table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("block", "mean gap", "min", "max"):
+        table.add_column(heading, justify="right")
+    table.add_column("from min to max")
+    for gap in gaps[:_MOST_BLOCKS]:
+        histogram = {int(value): count for value, count in gap["histogram"].items()}
+        mean = "-" if gap["mean"] is None else f"{gap['mean']:.2f}"
+        ends = ["-" if gap[end] is None else str(gap[end]) for end in ("min", "max")]
+        table.add_row(str(gap["block"]), mean, *ends, bars(histogram))
+    screen.print(table, soft_wrap=False)
+    if len(gaps) > _MOST_BLOCKS:
+        screen.print(f"  ... and {len(gaps) - _MOST_BLOCKS} more blocks; --json has them all\n")
+
+
+def print_timetable(screen: "Console", trace: "Trace") -> None:
+    """Draw a short trace whose times are a few ticks; nothing for others."""
+    header = trace.header
+    few = len(header.workers) <= _MOST_WORKERS and header.batches <= _MOST_BATCHES
+    if not few or trace.end > _MOST_TICKS:
+        return
+    from simcore.timetable import draw
+
+    # Cells are two spaces apart and never empty; names have single spaces.
+    rows = [re.split(" {2,}", line) for line in draw(trace).splitlines()]
+    unit = seconds(float(header.tick_s))
+    screen.print(f"timetable: F2:5 is block 2 forward, batch 5; a column is {unit}")
+    names = max(len(row[0]) for row in rows)
+    cells = max(len(cell) for row in rows for cell in row[1:]) + 1
+    fitting = max(1, (screen.width - names - 1) // cells)
+    for first in range(1, len(rows[0]), fitting):
+        screen.print()
+        for row in rows:
+            shown = "".join(cell.ljust(cells) for cell in row[first : first + fitting])
+            screen.print(f"{row[0]:{names}}  {shown}".rstrip(), markup=False)

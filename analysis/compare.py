@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from analysis.experiment import Experiment, Wanted
 from executor.calibrate import Calibration, calibrate
+from executor.failure import WorkerError
 from executor.processes import obstacle
 from executor.run import Runtime, run
 from executor.training import RunResult, Training
@@ -66,8 +67,8 @@ def measure(
     """Calibrate, simulate and run one schedule.
 
     Calibration and run are each repeated while they are disturbed, twice at most; the least
-    disturbed counts. `told` is given a word on each stage, `progress` the gradients applied. Raises
-    `InputError` for the replay runtime, whose time is not that of any schedule.
+    disturbed counts. A run that fails or diverges is kept as far as it came. `told` is given a word
+    on each stage, `progress` the gradients applied. Raises `InputError` for the replay runtime, whose time is not that of any schedule.
     """
     training = experiment.training(wanted, threads)
     runtime = runtime or runtime_for(training)
@@ -82,7 +83,7 @@ def measure(
     predicted = simulate(schedule, calibration.blocks, calibration.cluster)
     told(f"running {wanted.label}")
     result, dropped_runs = _undisturbed(
-        lambda: run(training, runtime, progress=progress), other_cpu_share
+        lambda: _run_or_partial(training, runtime, progress), other_cpu_share
     )
     return Outcome(
         wanted,
@@ -95,6 +96,17 @@ def measure(
         None if result.state is None else experiment.accuracy(result.state),
         dropped + dropped_runs,
     )
+
+
+def _run_or_partial(
+    training: Training, runtime: Runtime, progress: Callable[[int], None] | None
+) -> RunResult:
+    """The result of a run, or what was done before a worker failed: one failure is not all lost."""
+    try:
+        return run(training, runtime, progress=progress)
+    except WorkerError as error:
+        assert isinstance(error.partial, RunResult)
+        return error.partial
 
 
 def other_cpu_share(result: RunResult) -> float | None:

@@ -75,10 +75,11 @@ def study(
 
 
 def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: Pair) -> Row:
-    batch_s = Pair(_batch_s(outcome.predicted), _batch_s(outcome.measured))
-    both = (outcome.predicted, outcome.measured)
-    known = [gaps(trace) for trace in both]
-    notes = []
+    failure = outcome.result.failure
+    measured_s = None if failure else _batch_s(outcome.measured)
+    batch_s = Pair(_batch_s(outcome.predicted), measured_s)
+    known = [gaps(outcome.predicted), gaps(outcome.measured)]
+    notes = [f"failed: {failure}"] if failure else []
     if outcome.dropped:
         notes.append(f"{outcome.dropped} disturbed measurements were repeated")
     if (outcome.other_cpu_share or 0.0) > DISTURBED:
@@ -95,8 +96,8 @@ def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: 
         batch_s=batch_s,
         speedup_one_thread=_speedup(one_thread, batch_s),
         speedup_all_cores=_speedup(all_cores, batch_s),
-        gap_mean=Pair(*(float(found.mean()) for found in known)),
-        gap_max=Pair(*(float(found.max()) for found in known)),
+        gap_mean=Pair(*(float(found.mean()) if len(found) else None for found in known)),
+        gap_max=Pair(*(float(found.max()) if len(found) else None for found in known)),
         final_loss=_final_loss(experiment, outcome),
         accuracy=outcome.accuracy,
         disturbed=outcome.other_cpu_share,
@@ -110,11 +111,13 @@ def _batch_s(trace: Trace) -> float:
 
 
 def _speedup(baseline: Pair, batch_s: Pair) -> Pair:
-    assert baseline.predicted is not None
-    assert baseline.measured is not None
-    assert batch_s.predicted is not None
-    assert batch_s.measured is not None
-    return Pair(baseline.predicted / batch_s.predicted, baseline.measured / batch_s.measured)
+    return Pair(
+        _ratio(baseline.predicted, batch_s.predicted), _ratio(baseline.measured, batch_s.measured)
+    )
+
+
+def _ratio(baseline_s: float | None, batch_s: float | None) -> float | None:
+    return None if not baseline_s or not batch_s else baseline_s / batch_s
 
 
 def _final_loss(experiment: Experiment, outcome: Outcome) -> float | None:

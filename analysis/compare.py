@@ -68,7 +68,8 @@ def measure(
 
     Calibration and run are each repeated while they are disturbed, twice at most; the least
     disturbed counts. A run that fails or diverges is kept as far as it came. `told` is given a word
-    on each stage, `progress` the gradients applied. Raises `InputError` for the replay runtime, whose time is not that of any schedule.
+    on each stage, `progress` the gradients applied. Raises `InputError` for the replay runtime,
+    whose time is not that of any schedule.
     """
     training = experiment.training(wanted, threads)
     runtime = runtime or runtime_for(training)
@@ -105,7 +106,8 @@ def _run_or_partial(
     try:
         return run(training, runtime, progress=progress)
     except WorkerError as error:
-        assert isinstance(error.partial, RunResult)
+        if not isinstance(error.partial, RunResult):
+            raise
         return error.partial
 
 

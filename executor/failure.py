@@ -12,3 +12,5 @@ class WorkerError(RunError):
         self.worker, self.reason, self.traceback = worker, reason, traceback
         self.partial: object = None
         super().__init__(f"{worker}: {reason}")
+        if traceback:
+            self.add_note(f"In {worker}:\n{traceback}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from time import thread_time_ns
 from typing import Final
 
 import torch
@@ -20,7 +21,7 @@ from simcore.workload import Layer, Workload
 __all__ = ["profile"]
 
 WARM_UP_PASSES: Final = 3  # the first ones choose kernels and allocate buffers
-DISTURBED: Final = 0.05  # share of the CPU taken by others above which a phase is dropped
+DISTURBED: Final = 0.05  # share of CPU or time lost above which a phase is dropped
 JUDGED_S: Final = 0.5  # Linux counts CPU time in steps of 10 ms: too coarse for shorter phases
 
 
@@ -47,8 +48,9 @@ def profile(
     state and number of threads are afterwards what they were.
 
     Passes are grouped into phases of at least `phase_s` seconds, one pass at the least. Phases in
-    which others took more than 5 % of the CPU are dropped and repeated, until `repeats` are left
-    over or twice as many were run; then the least disturbed ones count. The note says how it was.
+    which others took more than 5 % of the CPU, or which did not get to run for 5 % of the time, are
+    dropped and repeated, until `repeats` are left over or twice as many were run; then the least
+    disturbed ones count. The note says how it was.
 
     Sizes, in bytes, are exact:
 
@@ -75,7 +77,7 @@ def profile(
             phases = _measure(passes, repeats, phase_s, progress or (lambda _: None))
     finally:
         torch.set_num_threads(threads_before)
-    counted = sorted(phases, key=lambda phase: phase.other_share or 0.0)[:repeats]
+    counted = sorted(phases, key=lambda phase: phase.disturbance)[:repeats]
     return Workload(
         name,
         tuple(
@@ -102,9 +104,18 @@ class _Phase:
     def __init__(self, layers: int) -> None:
         self.passes = 0
         self.other_share: float | None = None
+        self.waited_share = 0.0
         self.spent_ns: dict[Operation, list[int]] = {
             operation: [0] * layers for operation in ("forward", "backward", "update")
         }
+
+    @property
+    def disturbance(self) -> float:
+        """What others took of the CPU, or the time in which this thread did not run, from 0 to 1.
+
+        A machine that stalls as a whole, or waits for a disk, shows in the second alone.
+        """
+        return max(self.other_share or 0.0, self.waited_share)
 
     def __call__(self, operation: Operation, number: int) -> "_Phase":
         self._into = self.spent_ns["forward" if operation == "loss" else operation]
@@ -124,20 +135,26 @@ def _measure(
     phases: list[_Phase] = []
     clean = 0
     while clean < repeats and len(phases) < 2 * repeats:
-        phase, watch, start_ns = _Phase(len(passes.layers)), CpuWatch(), now_ns()
-        duration_s = 0.0
-        while not phase.passes or duration_s < phase_s:
-            passes.run(phase)
-            phase.passes += 1
-            duration_s = (now_ns() - start_ns) / 1e9
-        if duration_s >= JUDGED_S:
-            phase.other_share = watch.other_share()
-        phases.append(phase)
-        undisturbed = (phase.other_share or 0.0) <= DISTURBED
+        phases.append(_run_phase(passes, phase_s))
+        undisturbed = phases[-1].disturbance <= DISTURBED
         clean += undisturbed
         progress(int(undisturbed))
     progress(repeats - clean)
     return phases
+
+
+def _run_phase(passes: Passes, phase_s: float) -> _Phase:
+    phase, watch = _Phase(len(passes.layers)), CpuWatch()
+    start_ns, start_cpu_ns = now_ns(), thread_time_ns()
+    duration_ns = 0
+    while not phase.passes or duration_ns < phase_s * 1e9:
+        passes.run(phase)
+        phase.passes += 1
+        duration_ns = now_ns() - start_ns
+    if duration_ns >= JUDGED_S * 1e9:
+        phase.waited_share = max(0.0, 1 - (thread_time_ns() - start_cpu_ns) / duration_ns)
+        phase.other_share = watch.other_share()
+    return phase
 
 
 def _mean_s(phases: list[_Phase], operation: Operation, number: int) -> Fraction:
@@ -154,7 +171,8 @@ def _note(counted: list[_Phase], dropped: int, threads: int) -> str:
         f"profiled on {machine['cpu']}, cores: {machine['cores']}, threads used: {threads}, "
         f"torch {machine['torch']}, Python {machine['python']}, {machine['date']}; "
         f"passes: {sum(phase.passes for phase in counted)} in {len(counted)} phases, "
-        f"disturbed phases dropped: {dropped}; in those counted, others took {others} of the CPU"
+        f"disturbed phases dropped: {dropped}; in those counted, others took {others} of the CPU, "
+        f"waiting {max(phase.waited_share for phase in counted):.1%} of the time"
     )
 
 

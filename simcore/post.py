@@ -72,7 +72,7 @@ class Post:
             found = self.serve(self.listening[worker])
             if found is not None:
                 for channel in self.listening.pop(worker):
-                    del self.mailboxes[self.number[channel]].waiting[worker]
+                    self.mailboxes[self.number[channel]].waiting.pop(worker, None)
                 served.append((worker, found))
         return served
 

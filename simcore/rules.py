@@ -117,7 +117,7 @@ class Holdings:
         """Add items of a batch; none may be there already."""
         for kind, block in items:
             if (kind, block, batch) in self.items:
-                reason = f"already holds a {kind} of block {block} for batch {batch}"
+                reason = f"already holds the {kind} of block {block} for batch {batch}"
                 raise self._illegal(operation, reason)
             self.items.add((kind, block, batch))
 

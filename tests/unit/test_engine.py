@@ -297,6 +297,25 @@ def test_a_select_may_take_from_a_source() -> None:
     assert taken == [("source[1]", 0), ("source[1]", 1), ("source[1]", 2)]
 
 
+def test_a_select_may_name_a_channel_twice() -> None:
+    job, pipe = Job(1), message("pipe")
+    answers: list[Any] = []
+
+    def sender() -> Program:
+        yield from job.run()
+        yield Send(pipe, 5)
+
+    def receiver() -> Program:
+        answers.append((yield Select((pipe, pipe))))
+        answers.append((yield Select((pipe, pipe))))
+
+    schedule = schedule_of(
+        job.worker("sender", sender, (pipe,), ()), Worker("receiver", receiver, (), (), (pipe,))
+    )
+    simulate(schedule, workload(1, 0))
+    assert answers == [(pipe, 5), None]
+
+
 def test_closed_channels_give_none_at_once_and_leave_no_row() -> None:
     job, pipe, unsent = Job(1), message("pipe"), message("nobody sends to it")
     answers: list[Any] = []
@@ -794,10 +813,10 @@ ILLEGAL: Mapping[Callable[[], Program], str] = {
     sends_before_forward: "may not do Send(pipe, 0): holds no activation of block 1 for batch 0",
     sends_another_batch: "may not do Send(pipe, 1): holds no activation of block 1 for batch 1",
     receives_twice: (
-        "may not do Receive(spare): already holds a activation of block 0 for batch 0"
+        "may not do Receive(spare): already holds the activation of block 0 for batch 0"
     ),
     selects_what_it_holds: (
-        "may not do Select(pipe, spare): already holds a activation of block 0 for batch 0"
+        "may not do Select(pipe, spare): already holds the activation of block 0 for batch 0"
     ),
     ends_with_an_input: "ended holding the activation of block 0 for batch 0, unused",
     ends_without_update: "ended with unapplied gradients of block 1, batches [0]",

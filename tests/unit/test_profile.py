@@ -167,9 +167,9 @@ def test_a_workload_file_holds_it_exactly(tmp_path: Path) -> None:
 
 
 class Clock:
-    """A clock of which every look, and every second of `Slow`, takes time."""
+    """A clock that goes on where the models below say so, while they run or are stalled."""
 
-    now = 0
+    now = stalled = 0
 
 
 class Slow(torch.autograd.Function):
@@ -202,10 +202,25 @@ class SlowSGD(SGD):
         Clock.now += 7 * 10**9
 
 
+def scripted(monkeypatch: pytest.MonkeyPatch, shares: list[float | None]) -> list[float | None]:
+    """Let the watches of successive phases report these; returns what is left of them."""
+    left = list(shares)
+
+    class Watch:
+        def other_share(self) -> float | None:
+            return left.pop(0)
+
+    monkeypatch.setattr(executor.profile, "CpuWatch", Watch)
+    return left
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     monkeypatch.setattr(executor.profile, "now_ns", lambda: Clock.now)
-    monkeypatch.setattr(Clock, "now", 0)
+    monkeypatch.setattr(executor.profile, "thread_time_ns", lambda: Clock.now - Clock.stalled)
+    for name in ("now", "stalled"):
+        monkeypatch.setattr(Clock, name, 0)
+    scripted(monkeypatch, [0.0] * 10)
     return Clock
 
 
@@ -228,18 +243,6 @@ def test_times_are_means_and_belong_to_the_layer_and_the_operation_that_took_the
     assert (first.forward_s, first.backward_s, first.update_s) == (0, 0, 0)
     assert (second.forward_s, second.backward_s, second.update_s) == (mean, 10 * mean, 7)
     assert (third.forward_s, third.backward_s, third.update_s) == (1, 0, 0)
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, shares: list[float | None]) -> list[float | None]:
-    """Let the watches of successive phases report these; returns what is left of them."""
-    left = list(shares)
-
-    class Watch:
-        def other_share(self) -> float | None:
-            return left.pop(0)
-
-    monkeypatch.setattr(executor.profile, "CpuWatch", Watch)
-    return left
 
 
 @pytest.mark.usefixtures("clock")
@@ -280,7 +283,27 @@ def test_disturbed_phases_are_dropped_and_repeated_but_not_for_ever(
     dropped, others = note
     assert workload.note.endswith(
         f"passes: 3 in 3 phases, disturbed phases dropped: {dropped}; "
-        f"in those counted, others took {others} of the CPU"
+        f"in those counted, others took {others} of the CPU, waiting 0.0% of the time"
+    )
+
+
+def test_phases_that_did_not_get_to_run_are_dropped_too(
+    clock: type[Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [0.0] * 4)
+    waits_s = iter([0] * (1 + executor.profile.WARM_UP_PASSES) + [1, 73, 2, 30])
+
+    def stall(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        wait_s = next(waits_s)
+        clock.now += (1 + wait_s) * 10**9
+        clock.stalled += wait_s * 10**9
+        return LOSS(outputs, labels)
+
+    workload = quick(mlp(), repeats=2, loss=stall)
+    assert workload.forward_s == Fraction((1 + 1) + (1 + 2), 2)
+    assert workload.note.endswith(
+        "passes: 2 in 2 phases, disturbed phases dropped: 2; "
+        "in those counted, others took at most 0.0% of the CPU, waiting 66.7% of the time"
     )
 
 
@@ -300,6 +323,7 @@ def one_tenth_of_a_second(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tenso
     return nn.functional.linear(inputs, layer.weight, layer.bias)
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_note_says_where_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = {**describe_machine(), "date": "2026-01-31T12:00:00+00:00"}
     monkeypatch.setattr(executor.profile, "describe_machine", lambda: machine)
@@ -307,7 +331,7 @@ def test_the_note_says_where_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
         f"profiled on {machine['cpu']}, cores: {machine['cores']}, threads used: 2, "
         f"torch {torch.__version__}, Python {machine['python']}, 2026-01-31T12:00:00+00:00; "
         "passes: 1 in 1 phases, disturbed phases dropped: 0; "
-        "in those counted, others took an unknown share of the CPU"
+        "in those counted, others took an unknown share of the CPU, waiting 0.0% of the time"
     )
 
 

@@ -134,7 +134,7 @@ def end_with_gradients(holdings: Holdings) -> None:
         ),
         (
             forward_of_a_kept_graph,
-            "worker 7 may not do Forward(1, 0): already holds a graph of block 1 for batch 0",
+            "worker 7 may not do Forward(1, 0): already holds the graph of block 1 for batch 0",
         ),
         (
             backward_before_forward,
@@ -155,7 +155,7 @@ def end_with_gradients(holdings: Holdings) -> None:
         (
             receive_what_is_held,
             "worker 7 may not do Select(losses, data): "
-            "already holds a activation of block 0 for batch 3",
+            "already holds the activation of block 0 for batch 3",
         ),
         (end_with_items, "worker 7 ended holding the activation of block 0 for batch 3, unused"),
         (

@@ -1,0 +1,173 @@
+"""`gradlag simulate`."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from simcore.schedules import SCHEDULES
+from simcore.trace_file import load_trace
+from simcore.workload import Layer, Workload, dump_workload
+from tests.cli.conftest import Gradlag
+
+KEYS = [
+    "schema",
+    "schedule",
+    "options",
+    "makespan_s",
+    "sequential_s",
+    "speedup",
+    "steady",
+    "steady_batch_s",
+    "steady_speedup",
+    "growth_per_batch",
+    "utilization",
+    "workers",
+    "updates",
+    "gaps",
+    "steady_gaps",
+    "peak_in_flight",
+    "peak_bytes",
+    "tie_sensitive",
+    "engine",
+    "seed",
+]
+FILES = {"trace.jsonl", "trace.perfetto.json", "timeline.png", "gaps.png", "summary.json"}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_json_of_every_schedule_has_every_key(gradlag: Gradlag, name: str) -> None:
+    found = gradlag("simulate", name, "--json").json
+    assert [*found] == KEYS
+    assert found["schema"] == "gradlag.simulation/1"
+    assert (found["schedule"], found["engine"], found["seed"]) == (name, "simpy", 0)
+    assert found["options"] == SCHEDULES[name].defaults
+    assert found["sequential_s"] == 300
+    assert found["speedup"] == pytest.approx(300 / found["makespan_s"])
+    assert 0 < found["utilization"] <= 1
+    assert [gap["block"] for gap in found["gaps"]] == [1, 2, 3, 4]
+    assert all(sum(gap["histogram"].values()) == 100 for gap in found["gaps"])
+    assert len(found["peak_in_flight"]) == 4
+    assert found["peak_bytes"] is None
+
+
+def test_what_is_read_is_without_json(gradlag: Gradlag) -> None:
+    ran = gradlag("simulate", "fdg", "--modules", 3, "--update-time", "0.5", "--batches", 40)
+    assert (ran.status, ran.err) == (0, "")
+    assert "fdg (modules 3, batches 40)" in ran.out
+    # Equation 6 of the paper, counted in versions: max(0, 2 (K - k) - 1), here 3, 1 and 0.
+    rows = [line.split()[:4] for line in ran.out.splitlines() if line.strip()[:1].isdigit()]
+    assert [row[3] for row in rows] == ["3", "1", "0"]
+    assert "speedup" in ran.out
+    assert "utilization" in ran.out
+    assert "timetable" not in ran.out
+
+
+def test_short_runs_are_drawn(gradlag: Gradlag) -> None:
+    ran = gradlag("simulate", "fdg", "--modules", 2, "--batches", 3, "--forward-time", 2)
+    drawn = ran.out.partition("timetable")[2]
+    assert "a column is 1 s" in drawn
+    assert drawn.count("B1:2") == 2  # backward takes twice as long
+    assert drawn.count("F2:2") == 1
+    assert max(map(len, ran.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("written", "makespan_s"), [("0.1", 0.3), ("1/3", 1.0), ("1e-3", 0.003), ("7/30", 0.7)]
+)
+def test_numbers_are_exact(gradlag: Gradlag, written: str, makespan_s: float) -> None:
+    options = ("--modules", 1, "--batches", 1, "--forward-time", written)
+    assert gradlag("simulate", "bp", *options, "--json").json["makespan_s"] == makespan_s
+
+
+def test_closed_form_of_async_bp(gradlag: Gradlag) -> None:
+    """(N + beta) T for one forward thread, B >= beta and no update time."""
+    options = "--layers 12 --backward-ratio 2.5 --backward-threads 3 --batches 30".split()
+    found = gradlag("simulate", "async-lu", *options, "--forward-time", 2, "--json").json
+    assert found["makespan_s"] == (30 + 2.5) * 2
+
+
+def test_files(gradlag: Gradlag, tmp_path: Path) -> None:
+    ran = gradlag("simulate", "adl", "--batches", 10, "--json", "--out", "a/b")
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == FILES
+    assert json.loads((tmp_path / "a/b/summary.json").read_text()) == ran.json
+    assert load_trace(tmp_path / "a/b/trace.jsonl").header.options == ran.json["options"]
+    events = json.loads((tmp_path / "a/b/trace.perfetto.json").read_text())
+    assert events["traceEvents"]
+    for name in ("timeline.png", "gaps.png"):
+        assert (tmp_path / "a" / "b" / name).read_bytes().startswith(b"\x89PNG")
+    assert ran.err.splitlines() == [ran.err.strip()]
+    assert "a/b" in ran.err
+
+
+def workload(folder: Path) -> str:
+    layers = tuple(Layer(f"l{n}", Fraction(n), Fraction(2 * n), saved_bytes=8) for n in (3, 1, 1))
+    dump_workload(Workload("three", layers), folder / "three.json")
+    return "three.json"
+
+
+def test_layers_of_a_workload_become_blocks(gradlag: Gradlag, tmp_path: Path) -> None:
+    file = workload(tmp_path)
+    found = gradlag("simulate", "bp", "--modules", 2, "--workload", file, "--json").json
+    assert found["sequential_s"] == 100 * 15
+    assert len(found["gaps"]) == 2
+    assert found["peak_bytes"] == [3 * 8]
+
+
+def test_each_layer_is_a_block_of_layerwise_schedules(gradlag: Gradlag, tmp_path: Path) -> None:
+    file = workload(tmp_path)
+    assert gradlag("simulate", "async-lu", "--workload", file, "--json").json["options"][
+        "layers"
+    ] == 3
+    fewer = gradlag("simulate", "async-lu", "--workload", file, "--layers", 2, "--json").json
+    assert fewer["options"]["layers"] == 2
+    assert fewer["sequential_s"] == 100 * 15
+
+
+def test_clusters_and_links(gradlag: Gradlag, tmp_path: Path) -> None:
+    link = {"latency_s": "1/4"}
+    cluster = {
+        "schema": "gradlag.cluster/1",
+        "devices": [{"name": "cpu", "cores": 1}],
+        "placement": "private",
+        "link": link,
+    }
+    (tmp_path / "far.json").write_text(json.dumps(cluster))
+    by_file = gradlag("simulate", "fdg", "--cluster", "far.json", "--json").json
+    by_flag = gradlag("simulate", "fdg", "--link-latency", "0.25", "--json").json
+    assert by_file == by_flag
+    assert by_flag["makespan_s"] > gradlag("simulate", "fdg", "--json").json["makespan_s"]
+    cluster["placement"] = "shared"
+    (tmp_path / "one.json").write_text(json.dumps(cluster))
+    shared = gradlag("simulate", "fdg", "--cluster", "one.json", "--json").json
+    assert shared["speedup"] <= 1
+
+
+def test_a_bandwidth_without_sizes_is_remarked(gradlag: Gradlag, tmp_path: Path) -> None:
+    ran = gradlag("simulate", "fdg", "--link-bandwidth", "1e9", "--json")
+    assert ran.json["speedup"] > 1
+    assert "--link-bandwidth changes nothing" in ran.err
+
+
+def test_randomness_comes_from_the_seed(gradlag: Gradlag) -> None:
+    def makespan_s(*seed: object) -> float:
+        found = gradlag("simulate", "adl", "--jitter", "0.3", *seed, "--batches", 20, "--json").json
+        return float(found["makespan_s"])
+
+    assert makespan_s() == makespan_s("--seed", 0) != makespan_s("--seed", 1)
+
+
+def test_growth_without_bound_is_said(gradlag: Gradlag) -> None:
+    options = ("async-lu", "--backward-ratio", 3, "--backward-threads", 2)
+    ran = gradlag("simulate", *options)
+    assert "growth without bound" in ran.out
+    assert gradlag("simulate", *options, "--json").json["growth_per_batch"] == pytest.approx(1 / 3)
+    bounded = gradlag("simulate", *options, "--queue-capacity", 1, "--json").json
+    assert bounded["growth_per_batch"] is None
+    written = (*options, "--queue-capacity", "unbounded")
+    assert gradlag("simulate", *written, "--json").json["options"]["queue_capacity"] is None
+
+
+def test_whole_numbers_may_be_written_with_a_power_of_ten(gradlag: Gradlag) -> None:
+    assert gradlag("simulate", "bp", "--batches", "2e1", "--json").json["updates"] == 80

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from analysis.experiment import Experiment, Wanted
-from executor.calibrate import Calibration, calibrate
+from executor.calibrate import Calibration, between, calibrate
 from executor.failure import WorkerError
 from executor.processes import obstacle
 from executor.run import Runtime, run
@@ -66,10 +66,11 @@ def measure(
 ) -> Outcome:
     """Calibrate, simulate and run one schedule.
 
-    Calibration and run are each repeated while they are disturbed, twice at most; the least
-    disturbed counts. A run that fails or diverges is kept as far as it came. `told` is given a word
-    on each stage, `progress` the gradients applied. Raises `InputError` for the replay runtime,
-    whose time is not that of any schedule.
+    Calibration happens before and after the run, and the prediction is from the mean of both: a
+    machine's speed may drift by more than a prediction's error. Each of the three is repeated while
+    it is disturbed, twice at most; the least disturbed counts. A run that fails or diverges is kept
+    as far as it came. `told` is given a word on each stage, `progress` the gradients applied.
+    Raises `InputError` for the replay runtime, whose time is not that of any schedule.
     """
     training = experiment.training(wanted, threads)
     runtime = runtime or runtime_for(training)
@@ -81,11 +82,16 @@ def measure(
     calibration, dropped = _undisturbed(
         lambda: calibrate(training, runtime), lambda found: found.other_cpu_share
     )
-    predicted = simulate(schedule, calibration.blocks, calibration.cluster)
     told(f"running {wanted.label}")
     result, dropped_runs = _undisturbed(
         lambda: _run_or_partial(training, runtime, progress), other_cpu_share
     )
+    told(f"calibrating {wanted.label} again")
+    again, dropped_again = _undisturbed(
+        lambda: calibrate(training, runtime), lambda found: found.other_cpu_share
+    )
+    calibration = between(calibration, again)
+    predicted = simulate(schedule, calibration.blocks, calibration.cluster)
     return Outcome(
         wanted,
         runtime,
@@ -95,7 +101,7 @@ def measure(
         predicted,
         result,
         None if result.state is None else experiment.accuracy(result.state),
-        dropped + dropped_runs,
+        dropped + dropped_runs + dropped_again,
     )
 
 

@@ -25,7 +25,7 @@ from simcore.schedule import Schedule
 from simcore.validate import validate
 from simcore.workload import Layer, Workload
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "between", "calibrate"]
 
 _MOST_IN_FLIGHT: Final = 4  # more no longer changes what the caches hold
 
@@ -87,6 +87,38 @@ def calibrate(
     blocks = Workload("calibrated", layers, input_bytes=templates.outputs[0].nbytes)
     share = trace.header.about.get("other_cpu_share")
     return Calibration(blocks, cluster, tuple(map(float, speeds)), share)
+
+
+def between(first: Calibration, second: Calibration) -> Calibration:
+    """The mean of two calibrations of the same schedule in the same runtime."""
+    layers = tuple(
+        replace(
+            one,
+            forward_s=(one.forward_s + two.forward_s) / 2,
+            backward_s=(one.backward_s + two.backward_s) / 2,
+            update_s=(one.update_s + two.update_s) / 2,
+        )
+        for one, two in zip(first.blocks.layers, second.blocks.layers, strict=True)
+    )
+    [device], [other] = first.cluster.devices, second.cluster.devices
+    speeds = tuple((one + two) / 2 for one, two in zip(device.speeds, other.speeds, strict=True))
+    links = {
+        name: Link(
+            latency_s=(one.latency_s + two.latency_s) / 2,
+            send_s=(one.send_s + two.send_s) / 2,
+            receive_s=(one.receive_s + two.receive_s) / 2,
+        )
+        for name, one in first.cluster.links.items()
+        for two in [second.cluster.links[name]]
+    }
+    shares = [each.other_cpu_share for each in (first, second)]
+    known = [share for share in shares if share is not None]
+    return Calibration(
+        replace(first.blocks, layers=layers),
+        replace(first.cluster, devices=(replace(device, speeds=speeds),), links=links),
+        tuple(map(float, speeds)),
+        max(known) if known else None,
+    )
 
 
 def _standing_still(make_optimizer: MakeOptimizer, parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -115,6 +115,8 @@ class Timings:
                     chosen = common & _is(stretch.rows, kind, block)
                     took += float(stretch.cost[chosen].sum())
                     needed += chosen.sum() * alone[stretch.worker].of(kind, block).mean()
+        if not took:  # phases so short that they did not coincide: nothing is known
+            return Fraction(1)
         # In thousandths, so that the simulator's integers stay small.
         return max(Fraction(1, 1000), Fraction(round(1000 * needed / took), 1000))
 

@@ -117,9 +117,9 @@ def test_layers_of_a_workload_become_blocks(gradlag: Gradlag, tmp_path: Path) ->
 
 def test_each_layer_is_a_block_of_layerwise_schedules(gradlag: Gradlag, tmp_path: Path) -> None:
     file = workload(tmp_path)
-    assert gradlag("simulate", "async-lu", "--workload", file, "--json").json["options"][
-        "layers"
-    ] == 3
+    assert (
+        gradlag("simulate", "async-lu", "--workload", file, "--json").json["options"]["layers"] == 3
+    )
     fewer = gradlag("simulate", "async-lu", "--workload", file, "--layers", 2, "--json").json
     assert fewer["options"]["layers"] == 2
     assert fewer["sequential_s"] == 100 * 15

@@ -2,10 +2,14 @@
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+from simcore.cluster import load_cluster
+from simcore.workload import load_workload
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -32,3 +36,14 @@ def test_links_between_pages_lead_somewhere() -> None:
     for page in [*ROOT.glob("docs/**/*.md"), ROOT / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_example_files_load(tmp_path: Path) -> None:
+    page = (ROOT / "docs/reference/files.md").read_text()
+    loaders = {"gradlag.workload/1": load_workload, "gradlag.cluster/1": load_cluster}
+    examples = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    assert len(examples) == len(loaders)
+    for text in examples:
+        path = tmp_path / "example.json"
+        path.write_text(text)
+        loaders[json.loads(text)["schema"]](path)

@@ -23,9 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install ## profile, simulate, run and compare five schedules on real digits; write a report
 	$(BIN)/gradlag compare bp fdg adl:accumulation=2 \
-		async-lu:queue_capacity=2 async-bu:queue_capacity=2 \
-		--modules 2 --model mlp:8x1024 --data digits --batch-size 64 --batches 230 \
-		--learning-rate 0.05 --bound --out out/demo
+		async-lu:queue_capacity=1 async-bu:queue_capacity=1 \
+		--modules 2 --model mlp:8x1024 --data digits --batch-size 64 --batches 150 \
+		--learning-rate 0.01 --bound --out out/demo
 
 test: install ## the whole test suite, under 10 minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
     from analysis.bounds import BoundCurve
 
-__all__ = ["EXAMPLES", "NAME", "command", "trained_curves"]
+__all__ = ["EXAMPLES", "NAME", "command", "show_curves", "trained_curves"]
 
 NAME: Final = "bounds"
 EXAMPLES: Final = """\
 # Four modules; one, two and four gradients per update
 gradlag bounds
 # A quick look, with a figure and all curves in a folder
-gradlag bounds --modules 2 --accumulation 1,4 --updates 50 --seeds 3 --out out/bounds
+gradlag bounds --modules 2 --updates 50 --seeds 3 --out out/bounds
 # Where staleness hurts: a large learning rate, and eight modules
-gradlag bounds --modules 8 --accumulation 1 --updates 100 --learning-rate 0.05 --json > bounds.json
+gradlag bounds --modules 8 --learning-rate 0.2 --json > bounds.json
 """
 _FILES: Final = ("bounds.json", "bounds.png")
 _PANEL: Final = "Training"
@@ -31,8 +31,8 @@ _MOST_UPDATES, _MOST_SEEDS = 10**6, 10**4  # beyond, only the waiting would be l
 
 def command(
     modules: Annotated[str, flag("--modules", "K", "modules of ADL", _PANEL)] = "4",
-    accumulation: Annotated[
-        str, flag("--accumulation", "M,M,...", "gradients per update; a curve for each", _PANEL)
+    accumulations: Annotated[
+        str, flag("--accumulations", "M,M,...", "gradients per update; a curve for each", _PANEL)
     ] = "1,2,4",
     updates: Annotated[str, flag("--updates", "S", "updates of each module", _PANEL)] = "400",
     seeds: Annotated[str, flag("--seeds", "N", "repetitions, for the interval", _PANEL)] = "8",
@@ -57,7 +57,7 @@ def command(
     """
     wanted = {
         "modules": whole(modules, "--modules", most=_MOST_UPDATES),
-        "accumulations": _accumulations(accumulation),
+        "accumulations": _accumulations(accumulations),
         "updates": whole(updates, "--updates", most=_MOST_UPDATES),
         "seeds": whole(seeds, "--seeds", most=_MOST_SEEDS),
         "learning_rate": None
@@ -83,7 +83,7 @@ def command(
     if json:
         print_json(document)
     else:
-        _show(console(), curves)
+        show_curves(console(), curves)
 
 
 def trained_curves(wanted: dict[str, Any]) -> "list[BoundCurve]":
@@ -99,18 +99,19 @@ def trained_curves(wanted: dict[str, Any]) -> "list[BoundCurve]":
 def _accumulations(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
-        value = option_value("accumulation", part, "--accumulation")
+        value = option_value("accumulation", part, "--accumulations")
         assert isinstance(value, int)
         if value > _MOST_UPDATES:
             rule = f"must be at most {_MOST_UPDATES}"
-            raise InputError("--accumulation", value, rule, "give fewer gradients per update")
+            raise InputError("--accumulations", value, rule, "give fewer gradients per update")
         if value in found:
-            raise InputError("--accumulation", text, f"must not have {value} twice", "drop one")
+            raise InputError("--accumulations", text, f"must not have {value} twice", "drop one")
         found.append(value)
     return tuple(found)
 
 
-def _show(screen: "Console", curves: "Sequence[BoundCurve]") -> None:
+def show_curves(screen: "Console", curves: "Sequence[BoundCurve]") -> None:
+    """Print both sides of the bound after the last update."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -120,7 +121,10 @@ def _show(screen: "Console", curves: "Sequence[BoundCurve]") -> None:
     facts = [
         ("Lip, A", f"{digits(constants.lipschitz)}, {digits(constants.second_moment)}"),
         ("learning rate", f"{constants.learning_rate:.3g}"),
-        ("loss", f"{digits(constants.start_loss)} at first, at least {digits(constants.minimum_loss)}"),
+        (
+            "loss",
+            f"{digits(constants.start_loss)} at first, at least {digits(constants.minimum_loss)}",
+        ),
     ]
     about = f"(K = {curves[0].modules} modules, {constants.seeds} seeds)"
     print_facts(screen, "ADL, Theorem 2", about, facts)
@@ -137,6 +141,8 @@ def _show(screen: "Console", curves: "Sequence[BoundCurve]") -> None:
         )
     screen.print(table, soft_wrap=False)
     screen.print("measured: mean of ||grad f||^2, 95 % interval over seeds; then its bounds")
-    broken = {check.name: check.note for curve in curves for check in curve.checks if not check.holds}
+    broken = {
+        check.name: check.note for curve in curves for check in curve.checks if not check.holds
+    }
     for name, meaning in broken.items():
         screen.print(f"does not hold: {name} ({meaning})", markup=False)

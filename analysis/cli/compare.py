@@ -1,69 +1,52 @@
 """`gradlag compare`: several schedules, predicted and really run, beside backpropagation."""
 
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
-from analysis.cli.costs import WorkloadFile
-from analysis.cli.options import FLAGS, Json, Out, Seed, flag
-from analysis.cli.options import with_schedule_options as with_options
-from analysis.cli.output import Bar, console, folder, note, print_json
-from analysis.cli.run import Epochs, batches_of, layer_costs
-from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
-from analysis.cli.training import (
-    BatchSize,
-    Data,
-    LearningRate,
-    Model,
-    MomentumFactor,
-    Optimizer,
-    Threads,
-    WeightDecay,
-    make_network,
-    read_optimizer,
-    read_threads,
-)
+from analysis.cli.options import FLAGS, Json, Out, flag, with_flags
+from analysis.cli.output import Bar, console, folder, print_json
+from analysis.cli.training import NetworkFlags, OptimizerFlags, Setup, TrainingFlags
 from analysis.cli.values import one_of, option_value
-from simcore.errors import InputError
+from simcore.errors import InputError, RunError
+from simcore.schedules import build, find
 
 if TYPE_CHECKING:
-    from analysis.experiment import Experiment, Wanted
     from executor.run import Runtime
 
 __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME: Final = "compare"
 EXAMPLES: Final = """\
-# Two modules on two cores: is what was predicted what happens?
+# Two modules on two cores: does what was predicted happen?
 gradlag compare fdg adl:accumulation=4 --modules 2
-# More schedules, the convergence bound, and a report to read in a browser
-gradlag compare fdg adl:accumulation=2 async-lu:queue_capacity=2 --modules 2 --bound --out out/all
-# A larger network, in threads
-gradlag compare fdg:modules=2 fdg:modules=3 --model mlp:6x512 --runtime threads --json > fdg.json
+# The same for Async BP, with a convergence bound and a report for the browser
+gradlag compare async-lu:queue_capacity=2 --model conv:4x16 --bound --out out/conv
+# The same schedule twice, in threads, for a script
+gradlag compare fdg:modules=2 fdg:modules=3 --runtime threads --json > fdg.json
 """
 _AUTOMATIC: Final = "auto"
 _RUNTIMES: Final = (_AUTOMATIC, "threads", "processes")
-_FIXED: Final = {"batches"}  # the same for all schedules
+_BASELINE: Final = "bp"
+_ACCUMULATIONS: Final = (1, 2, 4)
+
+Choice = tuple[str, dict[str, object]]  # a schedule's name and the options that were asked for
 
 
-@with_options
+@with_flags
 def command(
     schedules: Annotated[
         list[str],
         typer.Argument(
             metavar="SCHEDULE[:OPTION=VALUE,...]...",
-            help="Schedules, each with options of its own, such as adl:accumulation=4.",
+            help="Schedules, with options of their own, such as adl:accumulation=4,modules=2.",
         ),
     ],
     options: dict[str, str],
-    model: Model = "mlp:8x512",
-    data: Data = "digits",
-    batch_size: BatchSize = "64",
-    epochs: Epochs = None,
-    optimizer: Optimizer = "sgd",
-    learning_rate: LearningRate = None,
-    momentum_factor: MomentumFactor = None,
-    weight_decay: WeightDecay = "0",
+    network: NetworkFlags,
+    optimizer_flags: OptimizerFlags,
+    training_flags: TrainingFlags,
     runtime: Annotated[
         str,
         flag(
@@ -73,29 +56,106 @@ def command(
             "Training",
         ),
     ] = _AUTOMATIC,
-    threads: Threads = "1",
-    workload: WorkloadFile = None,
     bound: Annotated[
         bool,
-        typer.Option("--bound", help="add ADL's convergence bound", rich_help_panel="Common"),
+        typer.Option(
+            "--bound", help="add ADL's convergence bound, measured", rich_help_panel="Common"
+        ),
     ] = False,
-    memory_limit: MemoryLimit = "4GiB",
-    seed: Seed = "0",
     json: Json = False,
     out: Out = None,
 ) -> None:
     """Train a network by several schedules, and compare what was measured with what was predicted.
 
     Each schedule is calibrated (its operations are timed alone and side by side), simulated with
-    these costs, and run. So is plain backpropagation, on one thread and on all cores. An option
-    that is given as a flag is that of every schedule that has it, unless it has its own. With
-    --out an HTML report, traces and plots are written; those of a schedule as soon as it is done.
+    these costs, and run. So is plain backpropagation, on one thread and on all cores. A schedule's
+    option that is given as a flag counts for every schedule that has it and has not its own. With
+    --out, an HTML report, traces and plots are written, those of a schedule as soon as it is done.
     """
     chosen = one_of(runtime, "--runtime", _RUNTIMES)
-    cores = read_threads(threads)
-    make_optimizer, settings = read_optimizer(
-        optimizer, learning_rate, momentum_factor, weight_decay
+    batches = None
+    if "batches" in options:
+        batches = option_value("batches", options["batches"], FLAGS["batches"])
+    choices = _choices(schedules, {k: v for k, v in options.items() if k != "batches"})
+    # Plain backpropagation is always measured, in as many modules as are its default.
+    checked = [*choices, (_BASELINE, {})]
+    setup = Setup.read(checked, batches, network, optimizer_flags, training_flags)
+
+    from analysis.cli.compare_result import FILES, Results, measured
+    from analysis.experiment import Wanted
+
+    wanted = [Wanted(name, found) for name, found in choices]
+    results = Results(folder(out, FILES))
+    curves = _curves(choices, setup.network.seed) if bound else []
+    with Bar("comparing", log=True) as bar:
+        experiment = setup.experiment(bar)
+        named = None if chosen == _AUTOMATIC else cast("Runtime", chosen)
+        study = measured(experiment, wanted, named, setup.settings, bar, results)
+    document = results.finish(study, curves, setup)
+    if json:
+        print_json(document)
+    else:
+        results.show(console(), study, curves)
+    for label, each in zip(results.labels, study.outcomes, strict=False):
+        if each.result.failure is not None:
+            raise RunError(f"{label}: {each.result.failure}")
+
+
+def _choices(texts: list[str], common: Mapping[str, str]) -> list[Choice]:
+    """The schedules, with the options that were given to all where they have them.
+
+    Raises `InputError` for a bad one, for one that comes twice, and for a flag that none has.
+    """
+    found: list[Choice] = []
+    for text in texts:
+        name, own = _parsed(text)
+        entry = find(name)
+        # How many modules backpropagation has makes no difference: it is one worker.
+        ignored = {"modules"} if name == _BASELINE else set()
+        shared = {
+            option: option_value(option, value, FLAGS[option])
+            for option, value in common.items()
+            if option in entry.defaults and option not in own and option not in ignored
+        }
+        options = {**own, **shared}
+        # The smallest such schedule shows whether the options go together.
+        build(name, flags=FLAGS, **{**options, "batches": 1, entry.blocks_option: 1})
+        if (name, options) in found:
+            raise InputError("schedule", text, "must be given once", "leave one out")
+        found.append((name, options))
+    for option, value in common.items():
+        if not any(option in find(name).defaults for name, _ in found):
+            rule = f"is an option of none of {', '.join(name for name, _ in found)}"
+            raise InputError(FLAGS[option], value, rule, "leave it out")
+    return found
+
+
+def _parsed(text: str) -> Choice:
+    name, colon, rest = text.partition(":")
+    entry, options = find(name), dict[str, object]()
+    for part in rest.split(",") if colon else ():
+        key, _, value = part.partition("=")
+        option = key.strip().replace("-", "_")
+        if option not in entry.defaults or option == "batches" or not value:
+            has = ", ".join(each for each in entry.defaults if each != "batches")
+            remedy = f"write {name}:OPTION=VALUE, with an option out of {has}"
+            remedy = "give --batches, for all" if option == "batches" else remedy
+            raise InputError("schedule", text, f"must not have '{part}'", remedy)
+        options[option] = option_value(option, value.strip(), f"{option} of '{text}'")
+    return name, options
+
+
+def _curves(choices: list[Choice], seed: int) -> list[Any]:
+    """The convergence bound for the modules and accumulations that are compared, and for some."""
+    from analysis.cli.bounds import trained_curves
+
+    modules = [options["modules"] for _, options in choices if "modules" in options]
+    asked = [options["accumulation"] for _, options in choices if "accumulation" in options]
+    accumulations = sorted({*_ACCUMULATIONS, *(int(str(each)) for each in asked)})
+    return trained_curves(
+        {
+            "modules": int(str(modules[0])) if modules else 4,
+            "accumulations": tuple(accumulations),
+            "seed": seed,
+        }
     )
-    wanted = _wanted(schedules, options)
-    batches = batches_of(options, epochs)
-    network = make_network(model, data, batch_size, seed)

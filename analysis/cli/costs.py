@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Final
 
 from analysis.cli.options import FLAGS, flag
@@ -15,18 +16,12 @@ if TYPE_CHECKING:
     from simcore.workload import Workload
 
 __all__ = [
-    "BackwardRatio",
-    "ClusterFile",
+    "CostFlags",
     "Costs",
-    "ForwardTime",
-    "LinkBandwidth",
-    "LinkLatency",
-    "UpdateTime",
+    "LinkFlags",
     "WorkloadFile",
     "fitted",
-    "read_cluster",
-    "read_workload",
-    "refuse_unknown_links",
+    "refuse_unfit",
 ]
 
 _PANEL: Final = "Costs"
@@ -35,26 +30,75 @@ _WHOLE: Final = "of the whole network for one batch, in seconds"
 WorkloadFile = Annotated[
     str | None, flag("--workload", "FILE", "costs of layers, as `gradlag profile` writes", _PANEL)
 ]
-ForwardTime = Annotated[
-    str | None, flag("--forward-time", "S", f"forward time {_WHOLE} (default 1)", _PANEL)
-]
-BackwardRatio = Annotated[
-    str | None,
-    flag("--backward-ratio", "BETA", "backward time over forward time (default 2)", _PANEL),
-]
-UpdateTime = Annotated[
-    str | None, flag("--update-time", "S", f"update time {_WHOLE} (default 0)", _PANEL)
-]
-ClusterFile = Annotated[
-    str | None, flag("--cluster", "FILE", "devices, workers' places on them, links", _PANEL)
-]
-LinkLatency = Annotated[
-    str | None, flag("--link-latency", "S", "seconds on the way of a message (default 0)", _PANEL)
-]
-LinkBandwidth = Annotated[
-    str | None,
-    flag("--link-bandwidth", "BYTES_PER_S", "of each link (default infinite)", _PANEL),
-]
+
+
+@dataclass(frozen=True, slots=True)
+class CostFlags:
+    """What layers cost: a file, or times of even layers."""
+
+    workload: WorkloadFile = None
+    forward_time: Annotated[
+        str | None, flag("--forward-time", "S", f"forward time {_WHOLE} (default 1)", _PANEL)
+    ] = None
+    backward_ratio: Annotated[
+        str | None,
+        flag("--backward-ratio", "BETA", "backward time over forward time (default 2)", _PANEL),
+    ] = None
+    update_time: Annotated[
+        str | None, flag("--update-time", "S", f"update time {_WHOLE} (default 0)", _PANEL)
+    ] = None
+
+    def read(self) -> "Costs":
+        """The costs. Raises `InputError` for bad ones, and for both kinds."""
+        from simcore.border import non_negative, positive
+
+        times = {
+            "--forward-time": self.forward_time,
+            "--backward-ratio": self.backward_ratio,
+            "--update-time": self.update_time,
+        }
+        _not_with("--workload", self.workload, times, "the file says what layers cost")
+        forward = positive(_given(self.forward_time, "1"), "--forward-time")
+        ratio = non_negative(_given(self.backward_ratio, "2"), "--backward-ratio")
+        update = non_negative(_given(self.update_time, "0"), "--update-time")
+        layers = None
+        if self.workload is not None:
+            from simcore.workload import load_workload
+
+            layers = load_workload(self.workload)
+        return Costs(self.workload, layers, forward, ratio, update)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFlags:
+    """What connects workers: a file, or links that are all alike."""
+
+    cluster: Annotated[
+        str | None, flag("--cluster", "FILE", "devices, workers' places on them, links", _PANEL)
+    ] = None
+    link_latency: Annotated[
+        str | None,
+        flag("--link-latency", "S", "seconds on the way of a message (default 0)", _PANEL),
+    ] = None
+    link_bandwidth: Annotated[
+        str | None,
+        flag("--link-bandwidth", "BYTES_PER_S", "of each link (default infinite)", _PANEL),
+    ] = None
+
+    def read(self) -> "Cluster":
+        """The cluster. Raises `InputError` for bad values, and for both kinds."""
+        from simcore.border import non_negative, positive
+        from simcore.cluster import Cluster, load_cluster
+
+        given = {"--link-latency": self.link_latency, "--link-bandwidth": self.link_bandwidth}
+        _not_with("--cluster", self.cluster, given, "the file says what messages cost")
+        if self.cluster is not None:
+            return load_cluster(self.cluster)
+        bandwidth = self.link_bandwidth
+        return Cluster.private(
+            non_negative(_given(self.link_latency, "0"), "--link-latency"),
+            None if bandwidth is None else positive(bandwidth, "--link-bandwidth"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +107,9 @@ class Costs:
 
     file: str | None
     layers: "Workload | None"
-    forward_s: str
-    backward_ratio: str
-    update_s: str
+    forward_s: Fraction
+    backward_ratio: Fraction
+    update_s: Fraction
 
     def fitted(self, entry: Entry, given: Mapping[str, object]) -> dict[str, object]:
         """The options with as many blocks as the layers of the file allow.
@@ -97,53 +141,16 @@ def fitted(entry: Entry, given: Mapping[str, object], layers: int, where: str) -
     assert isinstance(blocks, int)
     if blocks > layers:
         rule = f"must be at most {layers}, the number of layers {where}"
-        default = "" if name in given else ", unless it is given,"
-        raise InputError(
-            f"{FLAGS[name]}{default}", blocks, rule, f"give {FLAGS[name]} {layers} or less"
-        )
+        value = blocks if name in given else f"{blocks}, its default"
+        raise InputError(FLAGS[name], value, rule, f"give {FLAGS[name]} {layers} or less")
     return {**given, name: blocks}
 
 
-def read_workload(
-    file: str | None, forward_time: str | None, backward_ratio: str | None, update_time: str | None
-) -> Costs:
-    """The costs that the flags say. Raises `InputError` for bad ones, and for both kinds."""
-    from simcore.border import non_negative, positive
+def refuse_unfit(cluster: "Cluster", schedule: "Schedule", file: str | None) -> None:
+    """Raise `InputError` for a cluster that is not one for the schedule.
 
-    times = {
-        "--forward-time": forward_time,
-        "--backward-ratio": backward_ratio,
-        "--update-time": update_time,
-    }
-    _not_with("--workload", file, times, "the file says what layers cost")
-    positive(forward_time or "1", "--forward-time")
-    for name in ("--backward-ratio", "--update-time"):
-        non_negative(times[name] or "0", name)
-    layers = None
-    if file is not None:
-        from simcore.workload import load_workload
-
-        layers = load_workload(file)
-    return Costs(file, layers, forward_time or "1", backward_ratio or "2", update_time or "0")
-
-
-def read_cluster(file: str | None, latency: str | None, bandwidth: str | None) -> "Cluster":
-    """The cluster that the flags say. Raises `InputError` for bad ones, and for both kinds."""
-    from simcore.border import non_negative, positive
-    from simcore.cluster import Cluster, load_cluster
-
-    given = {"--link-latency": latency, "--link-bandwidth": bandwidth}
-    _not_with("--cluster", file, given, "the file says what messages cost")
-    if file is not None:
-        return load_cluster(file)
-    return Cluster.private(
-        non_negative(latency or "0", "--link-latency"),
-        None if bandwidth is None else positive(bandwidth, "--link-bandwidth"),
-    )
-
-
-def refuse_unknown_links(cluster: "Cluster", schedule: "Schedule", file: str | None) -> None:
-    """Raise `InputError` for a link of a channel that the schedule does not have."""
+    It has a link of a channel that the schedule does not have, or no device for a worker.
+    """
     names = [channel.name for channel in schedule.channels]
     for name in cluster.links:
         if name not in names:
@@ -151,6 +158,14 @@ def refuse_unknown_links(cluster: "Cluster", schedule: "Schedule", file: str | N
             rule = f"must name a channel of {schedule.name}, which has {', '.join(names[:8])}"
             rule += ", ..." if len(names) > 8 else ""
             raise InputError(f"{file}: links", name, rule, f"did you mean {near}?")
+    if isinstance(cluster.placement, tuple) and len(cluster.placement) < len(schedule.workers):
+        listed, workers = len(cluster.placement), len(schedule.workers)
+        rule = f"must list the device of each of the {workers} workers of {schedule.name}"
+        raise InputError(f"{file}: placement", f"{listed} long", rule, "add the missing ones")
+
+
+def _given(text: str | None, default: str) -> str:
+    return default if text is None else text
 
 
 def _not_with(file_flag: str, file: str | None, flags: Mapping[str, str | None], why: str) -> None:

@@ -29,7 +29,7 @@ class Command(TyperCommand):
                 name = f"{', '.join(param.opts)} {param.metavar or ''}".rstrip()
                 group = getattr(param, "rich_help_panel", None) or "Options"
                 groups.setdefault(group, []).append((name, _meaning(param)))
-        for group, rows in groups.items():
+        for group, rows in sorted(groups.items(), key=lambda found: found[0] == "Common"):
             _print_group(console, group, rows)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Final
 
 import typer
@@ -20,7 +21,7 @@ __all__ = [
     "flag",
     "read_options",
     "refuse_options",
-    "with_schedule_options",
+    "with_flags",
 ]
 
 COMMON: Final = "Common"
@@ -63,26 +64,39 @@ Out = Annotated[
 Seed = Annotated[str, flag("--seed", "N", "seed of all random numbers")]
 
 
-def with_schedule_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with a flag for each option that some schedule has.
+def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer is to see it, with a flag for each thing that its parameters hold.
 
-    In place of its parameter `options` it gets those that were given, as they were written.
+    A parameter that is a dataclass of flags has a flag for each of its fields. The parameter
+    `options` has one for each option that some schedule has; the command gets those that were
+    given, as they were written.
     """
-    signature = inspect.signature(command)
+    signature = inspect.signature(command, eval_str=True)
+    groups = {p.name: p.annotation for p in signature.parameters.values()}
+    groups = {name: kind for name, kind in groups.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
-        parameters += _parameters() if parameter.name == "options" else [parameter]
+        if parameter.name == "options":
+            parameters += _parameters_of_schedules()
+        elif parameter.name in groups:
+            parameters += inspect.signature(parameter.annotation).parameters.values()
+        else:
+            parameters.append(parameter)
 
     def wrapped(**values: Any) -> None:
-        given = {name: values.pop(name) for name in FLAGS}
-        command(options={name: text for name, text in given.items() if text is not None}, **values)
+        for group, kind in groups.items():
+            values[group] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        if "options" in signature.parameters:
+            given = {name: values.pop(name) for name in FLAGS}
+            values["options"] = {name: text for name, text in given.items() if text is not None}
+        command(**values)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return wrapped
 
 
-def _parameters() -> list[inspect.Parameter]:
+def _parameters_of_schedules() -> list[inspect.Parameter]:
     return [
         inspect.Parameter(
             name,

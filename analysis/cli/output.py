@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,8 +32,13 @@ def console() -> "Console":
 
 
 def json_text(document: Mapping[str, Any]) -> str:
-    """A JSON document; what is not a finite number becomes null."""
-    return json.dumps(_finite(document), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    """A JSON document; what is not a finite number becomes null. Lists of numbers are one line."""
+    text = json.dumps(_finite(document), indent=1, allow_nan=False, ensure_ascii=False)
+    return re.sub(r"\[\n\s*([^\[\]{}]*?)\n\s*\]", _on_one_line, text) + "\n"
+
+
+def _on_one_line(found: "re.Match[str]") -> str:
+    return f"[{re.sub(chr(10) + ' *', ' ', found[1])}]"
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -66,6 +72,8 @@ def folder(out: str | None, names: Iterable[str], flag: str = "--out") -> Path |
     """
     if out is None:
         return None
+    if not out:
+        raise InputError(flag, out, "must be the name of a folder", "give one such as out")
     path = Path(out)
     probe = path / f".{uuid4().hex}.tmp"
     try:
@@ -88,13 +96,15 @@ def folder(out: str | None, names: Iterable[str], flag: str = "--out") -> Path |
 class Bar:
     """Progress on stderr, with the seconds left, of what takes long; only on a terminal.
 
+    Elsewhere, with `log`, each stage leaves a line.
+
     >>> with Bar("counting", total=3) as bar:
     ...     for _ in range(3):
     ...         bar.told(1)
     """
 
-    def __init__(self, what: str, total: int | None = None) -> None:
-        self.what, self.total = what, total
+    def __init__(self, what: str, total: int | None = None, *, log: bool = False) -> None:
+        self.what, self.total, self.log = what, total, log
         self._terminal = sys.stderr.isatty()
         self._since = self._drawn = monotonic()
         self._done = 0
@@ -128,6 +138,8 @@ class Bar:
         if self._terminal:
             progress, task = self._show()
             progress.reset(task, description=what, total=total)
+        elif self.log:
+            note(what)
 
     def _show(self) -> "tuple[Progress, TaskID]":
         if self._shown is None:
@@ -149,7 +161,9 @@ class Bar:
                 TextColumn("left"),
                 TimeRemainingColumn(),
             )
-            progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            progress = Progress(
+                *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
+            )
             progress.start()
             self._shown = progress, progress.add_task(self.what, total=self.total)
         return self._shown

@@ -4,21 +4,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Final
 
-from analysis.cli.options import Json, Seed, flag
+from analysis.cli.options import Json, flag, with_flags
 from analysis.cli.output import Bar, console, folder, note
-from analysis.cli.training import (
-    BatchSize,
-    Data,
-    LearningRate,
-    Model,
-    MomentumFactor,
-    Optimizer,
-    Threads,
-    WeightDecay,
-    make_network,
-    read_optimizer,
-    read_threads,
-)
+from analysis.cli.training import NetworkFlags, OptimizerFlags
 from analysis.cli.values import whole
 
 if TYPE_CHECKING:
@@ -32,22 +20,16 @@ EXAMPLES: Final = """\
 gradlag profile --model mlp:8x1024 --out out/mlp.json
 gradlag simulate fdg --modules 4 --workload out/mlp.json
 # A small convolutional network with Adam, as JSON
-gradlag profile --model conv:4x16 --optimizer adam --repeats 1 --json > conv.json
+gradlag profile --model conv:4x16 --optimizer adam --json > conv.json
 """
 _FILE: Final = "workload.json"
 
 
+@with_flags
 def command(
-    model: Model = "mlp:8x1024",
-    data: Data = "digits",
-    batch_size: BatchSize = "64",
-    optimizer: Optimizer = "sgd",
-    learning_rate: LearningRate = None,
-    momentum_factor: MomentumFactor = None,
-    weight_decay: WeightDecay = "0",
-    threads: Threads = "1",
+    network_flags: NetworkFlags,
+    optimizer_flags: OptimizerFlags,
     repeats: Annotated[str, flag("--repeats", "R", "undisturbed phases of a second to time")] = "5",
-    seed: Seed = "0",
     json: Json = False,
     out: Annotated[
         str | None, flag("--out", "PATH", "the workload file, or a folder for workload.json")
@@ -59,9 +41,9 @@ def command(
     programs disturb the measurement are dropped and repeated.
     """
     wanted = whole(repeats, "--repeats")
-    cores = read_threads(threads)
-    make_optimizer, _ = read_optimizer(optimizer, learning_rate, momentum_factor, weight_decay)
-    network = make_network(model, data, batch_size, seed)
+    cores = network_flags.cores
+    optimizer_flags.settings()
+    network = network_flags.make()
     file = _file(out)
 
     from torch import nn
@@ -76,7 +58,7 @@ def command(
             inputs,
             labels,
             nn.CrossEntropyLoss(),
-            make_optimizer,
+            optimizer_flags.make(),
             wanted,
             cores,
             bar.told,

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from analysis.cli.output import note, write_json
-from analysis.cli.views import print_facts, print_gaps, seconds
+from analysis.cli.views import print_facts, print_gaps, seconds, workers
 from analysis.experiment import Experiment
 from analysis.plots import draw_gap_histograms, draw_losses, draw_timelines, save_png
 from executor.machine import describe_machine
@@ -24,7 +25,7 @@ from simcore.trace_file import dump_trace
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FILES", "SCHEMA", "Report"]
+__all__ = ["FILES", "SCHEMA", "Report", "losses_text"]
 
 SCHEMA: Final = "gradlag.run/1"
 FILES: Final = (
@@ -65,7 +66,7 @@ class Report:
             "schema": SCHEMA,
             "schedule": header.schedule,
             "options": dict(header.options),
-            **about,
+            **{name: value for name, value in about.items() if name != "batches"},
             "runtime": header.about["runtime"],
             "threads": header.about["threads"],
             "blocks": [list(range(a + 1, b + 1)) for a, b in pairwise(training.bounds)],
@@ -99,20 +100,13 @@ class Report:
         trace = self.result.trace
         label = f"{trace.header.schedule}, {trace.header.about['runtime']}"
         dump_trace(trace, path / "trace.jsonl")
-        write_whole(path / "losses.csv", self._losses())
+        write_whole(path / "losses.csv", losses_text(self.result.losses))
         write_json(path / "summary.json", self.document)
         dump_perfetto(path / "trace.perfetto.json", trace)
         save_png(draw_timelines([(label, trace)]), path / "timeline.png")
         save_png(draw_gap_histograms([(label, trace)]), path / "gaps.png")
         save_png(draw_losses([(label, self.result.losses)]), path / "losses.png")
         note(f"wrote {', '.join(FILES)} to {path}")
-
-    def _losses(self) -> str:
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(("batch", "loss", "seconds"))
-        table.writerows(self.result.losses)
-        return text.getvalue()
 
     def show(self, screen: "Console") -> None:
         """Print what is to be read."""
@@ -121,7 +115,7 @@ class Report:
         facts = [
             ("batches", f"{found['batches_finished']} {of} in {seconds(found['makespan_s'])}"),
             ("time per batch", seconds(found["batch_s"])),
-            ("utilization", f"{found['utilization']:.1%} of {found['workers']} workers"),
+            ("utilization", f"{found['utilization']:.1%} of {workers(found['workers'])}"),
             ("layers of the blocks", ", ".join(map(_layers, found["blocks"]))),
             (
                 "loss",
@@ -138,9 +132,20 @@ class Report:
         print_gaps(screen, found["gaps"])
 
 
+def losses_text(losses: Sequence[tuple[int, float, float]]) -> str:
+    """Losses as CSV, with a heading."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("batch", "loss", "seconds"))
+    table.writerows(losses)
+    return text.getvalue()
+
+
 def _layers(numbers: list[int]) -> str:
     return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
 
 
 def _loss(value: float | None) -> str:
+    if value is not None and not math.isfinite(value):
+        return "diverged"
     return "unknown" if value is None else f"{value:.4g}"

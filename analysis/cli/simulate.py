@@ -3,20 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from analysis.cli.costs import (
-    BackwardRatio,
-    ClusterFile,
-    ForwardTime,
-    LinkBandwidth,
-    LinkLatency,
-    UpdateTime,
-    WorkloadFile,
-    read_cluster,
-    read_workload,
-    refuse_unknown_links,
-)
-from analysis.cli.options import FLAGS, Json, Out, Schedule, Seed, flag, read_options
-from analysis.cli.options import with_schedule_options as with_options
+from analysis.cli.costs import CostFlags, LinkFlags, refuse_unfit
+from analysis.cli.options import FLAGS, Json, Out, Schedule, Seed, flag, read_options, with_flags
 from analysis.cli.output import Bar, console, folder, note, print_json, write_json
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
 from analysis.cli.values import MOST_SEED, number, one_of, whole
@@ -31,8 +19,8 @@ NAME: Final = "simulate"
 EXAMPLES: Final = """\
 # Eight batches through four modules, drawn as a timetable
 gradlag simulate fdg --batches 8
-# The paper's Async BP: backward takes 2.5 times as long as forward, on three threads
-gradlag simulate async-lu --backward-ratio 2.5 --backward-threads 3 --layers 12 --batches 300
+# Backward takes 2.5 times as long as forward: three threads keep up
+gradlag simulate async-lu --backward-ratio 2.5 --backward-threads 3 --layers 12
 # A slow network between modules; plots, traces and figures go to a folder
 gradlag simulate adl --accumulation 4 --link-latency 0.05 --out out/adl
 # Everything as JSON, for a script
@@ -43,17 +31,12 @@ _MOST_JITTER: Final = 10.0
 _ENGINES: Final = ("simpy",)
 
 
-@with_options
+@with_flags
 def command(
     schedule: Schedule,
     options: dict[str, str],
-    workload: WorkloadFile = None,
-    forward_time: ForwardTime = None,
-    backward_ratio: BackwardRatio = None,
-    update_time: UpdateTime = None,
-    cluster: ClusterFile = None,
-    link_latency: LinkLatency = None,
-    link_bandwidth: LinkBandwidth = None,
+    cost_flags: CostFlags,
+    link_flags: LinkFlags,
     jitter: Annotated[
         str, flag("--jitter", "CV", "coefficient of variation of lognormal compute times", "Costs")
     ] = "0",
@@ -71,9 +54,9 @@ def command(
     """
     entry = find(schedule)
     given = read_options(schedule, options)
-    costs = read_workload(workload, forward_time, backward_ratio, update_time)
+    costs = cost_flags.read()
     given = costs.fitted(entry, given)
-    where = read_cluster(cluster, link_latency, link_bandwidth)
+    where = link_flags.read()
     variation = number(jitter, "--jitter", most=_MOST_JITTER)
     chosen = one_of(engine, "--engine", _ENGINES)
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
@@ -83,8 +66,8 @@ def command(
     from simcore.summary import summarize
 
     built = build(schedule, flags=FLAGS, **given)
-    refuse_unknown_links(where, built, cluster)
-    if link_bandwidth is not None and workload is None:
+    refuse_unfit(where, built, link_flags.cluster)
+    if link_flags.link_bandwidth is not None and costs.file is None:
         note("--link-bandwidth changes nothing: layers have a size only in a workload file")
     path = folder(out, _FILES)
     blocks = costs.blocks(built.blocks)

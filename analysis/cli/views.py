@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from simcore.trace import Trace
 
-__all__ = ["bars", "print_facts", "print_gaps", "print_summary", "print_timetable", "seconds"]
+__all__ = [
+    "bars",
+    "print_facts",
+    "print_gaps",
+    "print_summary",
+    "print_timetable",
+    "seconds",
+    "workers",
+]
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _MOST_BARS: Final = 24
@@ -90,7 +97,7 @@ def print_summary(screen: "Console", summary: Mapping[str, Any]) -> None:
         ("backpropagation alone", seconds(summary["sequential_s"])),
         ("speedup", _times(summary["speedup"])),
         ("steady state", _steady(summary)),
-        ("utilization", f"{summary['utilization']:.1%} of {_workers(summary['workers'])}"),
+        ("utilization", f"{summary['utilization']:.1%} of {workers(summary['workers'])}"),
         ("most batches in flight", _in_flight(summary["peak_in_flight"])),
     ]
     if summary["peak_bytes"] is not None:
@@ -127,7 +134,12 @@ def _times(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.2f}x"
 
 
-def _workers(count: int) -> str:
+def workers(count: int) -> str:
+    """So many workers.
+
+    >>> workers(1)
+    '1 worker'
+    """
     return f"{count} worker{'s' if count > 1 else ''}"
 
 

@@ -61,19 +61,33 @@ def gradlag(
     return ran
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Running = subprocess.Popen[str]
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phases of no length instead of a second."""
+    from executor import profile
+
+    real = profile.profile
+
+    def quickly(*arguments: Any, **options: Any) -> object:
+        return real(*arguments, **{**options, "phase_s": 0.0})
+
+    monkeypatch.setattr(profile, "profile", quickly)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
     """Starts a command line as a process and session of its own, which hears Ctrl-C."""
 
-    def started(*arguments: object, **options: Any) -> "subprocess.Popen[str]":
+    def started(*arguments: object, encoding: str = "utf-8", **options: Any) -> Running:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(
             [*COMMAND, *map(str, arguments)],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
             text=True,
             start_new_session=True,
             # A shell that started the tests in the background has made them deaf to it.

@@ -47,10 +47,7 @@ def test_schedules_are_predicted_and_measured(
     assert found["schema"] == "gradlag.comparison/1"
     labels = [row["label"] for row in found["rows"]]
     assert labels[0] == "bp, 1 thread"
-    assert labels[-2:] == ["fdg:modules=2", "adl:modules=3,accumulation=2"] or labels[-2:] == [
-        "fdg:modules=2",
-        "adl:accumulation=2,modules=3",
-    ]
+    assert labels[-2:] == ["fdg:modules=2", "adl:accumulation=2,modules=3"]
     for row in found["rows"]:
         assert row.keys() >= ROW_KEYS
         assert row["batch_s"]["predicted"] > 0
@@ -86,14 +83,15 @@ def test_ctrl_c_ends_a_comparison_between_two_schedules(
 
     from analysis import compare
 
-    real = compare.run
+    real, first = compare.run, tmp_path / "x" / "bp-1-thread-measured.trace.jsonl"
 
     def interrupted(*arguments: object, **options: object) -> object:
         try:
-            signal.raise_signal(signal.SIGINT)
+            if first.exists():
+                signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
-            return real(*arguments, **options)  # type: ignore[arg-type]
-        raise AssertionError
+            pass
+        return real(*arguments, **options)  # type: ignore[arg-type]
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -105,9 +103,7 @@ def test_ctrl_c_ends_a_comparison_between_two_schedules(
     assert (ran.status, ran.out) == (130, "")
     assert ran.err.splitlines()[-1] == "gradlag: interrupted"
     assert "fdg" not in ran.err
-    assert {path.name for path in (tmp_path / "x").iterdir()} >= {
-        "bp-1-thread-measured.trace.jsonl"
-    }
+    assert first.exists()
 
 
 def test_a_schedule_that_cannot_run_is_found_before_anything_is_measured(gradlag: Gradlag) -> None:

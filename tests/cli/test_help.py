@@ -39,6 +39,7 @@ def test_every_command_teaches_by_two_to_four_examples() -> None:
         assert max(map(len, own)) <= 82
 
 
+@pytest.mark.usefixtures("quick_profile")
 def test_examples_run(gradlag: Gradlag) -> None:
     """All but those of `compare`, which take long; these are in test_compare."""
     for command, line in examples():

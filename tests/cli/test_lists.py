@@ -43,7 +43,7 @@ def test_schedules_as_a_table(gradlag: Gradlag) -> None:
     assert "--queue-capacity unbounded" in words
 
 
-BOUNDS = ("bounds", "--modules", 2, "--accumulation", "1,2", "--updates", 4, "--seeds", 2)
+BOUNDS = ("bounds", "--modules", 2, "--accumulations", "1,2", "--updates", 4, "--seeds", 2)
 
 
 def test_bounds_as_json(gradlag: Gradlag, tmp_path: Path) -> None:
@@ -70,20 +70,7 @@ def test_bounds_as_a_table(gradlag: Gradlag) -> None:
         assert word in ran.out
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Phases of no length instead of a second."""
-    from executor import profile
-
-    real = profile.profile
-
-    def quickly(*arguments: object, **options: object) -> object:
-        return real(*arguments, **options, phase_s=0.0)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(profile, "profile", quickly)
-
-
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick_profile")
 def test_profile_writes_a_workload_that_simulate_reads(gradlag: Gradlag, tmp_path: Path) -> None:
     ran = gradlag("profile", "--model", "mlp:3x16", "--repeats", 1, "--json", "--out", "w/mlp.json")
     found = ran.json
@@ -107,7 +94,7 @@ def test_profile_writes_a_workload_that_simulate_reads(gradlag: Gradlag, tmp_pat
     assert len(simulated["peak_bytes"]) == 3
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick_profile")
 def test_profile_as_a_table_and_into_a_folder(gradlag: Gradlag, tmp_path: Path) -> None:
     options = ("--optimizer", "adam", "--data", "generated", "--batch-size", 8)
     ran = gradlag("profile", "--model", "conv:2x4", "--repeats", 1, *options, "--out", "w")

@@ -83,8 +83,8 @@ def test_numbers_are_exact(gradlag: Gradlag, written: str, makespan_s: float) ->
 
 def test_closed_form_of_async_bp(gradlag: Gradlag) -> None:
     """(N + beta) T for one forward thread, B >= beta and no update time."""
-    options = "--layers 12 --backward-ratio 2.5 --backward-threads 3 --batches 30".split()
-    found = gradlag("simulate", "async-lu", *options, "--forward-time", 2, "--json").json
+    times = ("--forward-time", 2, "--backward-ratio", "2.5", "--backward-threads", 3)
+    found = gradlag("simulate", "async-lu", *times, "--batches", 30, "--json").json
     assert found["makespan_s"] == (30 + 2.5) * 2
 
 

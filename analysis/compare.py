@@ -69,10 +69,10 @@ def measure(
     """Calibrate, simulate and run one schedule.
 
     Calibration happens before and after the run, and the prediction is from the mean of both: a
-    machine's speed may drift by more than a prediction's error. Each of the three is repeated while
-    it is disturbed, once and if that does not take long; the less disturbed counts. A run that fails
-    or diverges is kept as far as it came. `told` is given a word on each stage, `progress` the gradients applied.
-    Raises `InputError` for the replay runtime, whose time is not that of any schedule.
+    machine's speed may drift by more than a prediction's error. What is disturbed is repeated, once
+    and if that does not take long; the less disturbed of both counts. A run that fails or diverges
+    is kept as far as it came. `told` is given a word on each stage, `progress` the gradients
+    applied. Raises `InputError` for the replay runtime, whose time is not that of any schedule.
     """
     training = experiment.training(wanted, threads)
     runtime = runtime or runtime_for(training)

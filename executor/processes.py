@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic
@@ -129,7 +130,9 @@ class _ProcessRun:
             )
             for channel, (slots, slot_bytes) in ring_sizes(self.training, self.schedule).items()
         }
-        # Ctrl-C reaches the whole process group; it is this process that ends the run.
+        # Ctrl-C reaches the whole process group; it is this process that ends the run. Starting
+        # Python's resource tracker unblocks SIGINT, so it must run before the first worker does.
+        resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for number, worker in enumerate(self.schedule.workers):

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bars",
+    "digits",
     "print_facts",
     "print_gaps",
     "print_summary",
     "print_timetable",
     "seconds",
+    "size",
     "workers",
 ]
 
@@ -33,7 +35,7 @@ def seconds(value: float | None) -> str:
     """
     if value is None:
         return "unknown"
-    for unit, length, least in (("h", 3600, 7200), ("s", 1, 1), ("ms", 1e-3, 1e-3)):
+    for unit, length, least in (("h", 3600, 36000), ("s", 1, 1), ("ms", 1e-3, 1e-3)):
         if value >= least:
             return f"{digits(value / length)} {unit}"
     return f"{digits(value / 1e-6)} us"

@@ -10,7 +10,7 @@ from executor.calibrate import Calibration, between, calibrate
 from executor.failure import WorkerError
 from executor.processes import obstacle
 from executor.run import Runtime, run
-from executor.training import RunResult, Training
+from executor.training import INTERRUPTED, RunResult, Training
 from simcore.engine import simulate
 from simcore.errors import InputError
 from simcore.trace import Trace
@@ -72,7 +72,8 @@ def measure(
     machine's speed may drift by more than a prediction's error. What is disturbed is repeated, once
     and if that does not take long; the less disturbed of both counts. A run that fails or diverges
     is kept as far as it came. `told` is given a word on each stage, `progress` the gradients
-    applied. Raises `InputError` for the replay runtime, whose time is not that of any schedule.
+    applied. Raises `InputError` for the replay runtime, whose time is not that of any schedule,
+    and `KeyboardInterrupt` after Ctrl-C.
     """
     training = experiment.training(wanted, threads)
     runtime = runtime or runtime_for(training)
@@ -86,8 +87,10 @@ def measure(
     )
     told(f"running {wanted.label}")
     result, dropped_runs = _undisturbed(
-        lambda: _run_or_partial(training, runtime, progress), other_cpu_share
+        lambda: _run_or_partial(training, runtime, told, progress), other_cpu_share
     )
+    if result.failure == INTERRUPTED:
+        raise KeyboardInterrupt
     told(f"calibrating {wanted.label} again")
     again, dropped_again = _undisturbed(
         lambda: calibrate(training, runtime), lambda found: found.other_cpu_share
@@ -108,7 +111,10 @@ def measure(
 
 
 def _run_or_partial(
-    training: Training, runtime: Runtime, progress: Callable[[int], None] | None
+    training: Training,
+    runtime: Runtime,
+    told: Callable[[str], None],
+    progress: Callable[[int], None] | None,
 ) -> RunResult:
     """The result of a run, or what was done before a worker failed: one failure is not all lost."""
     try:
@@ -116,6 +122,7 @@ def _run_or_partial(
     except WorkerError as error:
         if not isinstance(error.partial, RunResult):
             raise
+        told(f"{error}\n{error.traceback}".strip())
         return error.partial
 
 

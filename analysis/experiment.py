@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from executor.network import layers_of
 from executor.training import DataSource, Training
 from executor.weights import MakeOptimizer
 from simcore.errors import InputError
-from simcore.options import OPTIONS, check
 from simcore.partition import partition
 from simcore.schedule import Schedule
 from simcore.schedules import build, find
@@ -32,33 +30,13 @@ class Wanted:
 
     @property
     def label(self) -> str:
-        """Name and options, as `parse` reads them.
+        """Name and options, as the command line takes them.
 
         >>> Wanted("adl", {"accumulation": 4}).label
         'adl:accumulation=4'
         """
         options = ",".join(f"{name}={value}" for name, value in self.options.items())
         return f"{self.name}:{options}" if options else self.name
-
-    @classmethod
-    def parse(cls, text: str) -> "Wanted":
-        """Read `name` or `name:option=value,option=value`; dashes in options are underscores.
-
-        Raises `InputError` for an unknown schedule or option, or a bad value.
-
-        >>> Wanted.parse("adl:accumulation=4,order=update-first").options
-        {'accumulation': 4, 'order': 'update-first'}
-        """
-        name, _, rest = text.partition(":")
-        entry, options = find(name), {}
-        for part in filter(None, rest.split(",")):
-            key, _, value = part.partition("=")
-            option = key.strip().replace("-", "_")
-            if option not in entry.defaults or not value:
-                remedy = f"use {name}:option=value with {', '.join(entry.defaults)}"
-                raise InputError("schedule", text, f"must not have '{part}'", remedy)
-            options[option] = check(option, _number(value.strip(), OPTIONS[option].kind), option)
-        return cls(name, options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,10 +63,12 @@ class Experiment:
             raise InputError("workload", f"{costs} layers", rule, "profile this network")
 
     def options(self, wanted: Wanted) -> dict[str, object]:
-        """The options of a schedule here: all layers, where each is a block of its own."""
-        entry = find(wanted.name)
-        layers = {"layers": len(self.layer_costs.layers)} if "layers" in entry.defaults else {}
-        return {**layers, **wanted.options, "batches": self.batches}
+        """The options of a schedule here: every layer a block, or no more modules than layers."""
+        entry, layers = find(wanted.name), len(self.layer_costs.layers)
+        default = entry.defaults[entry.blocks_option]
+        assert isinstance(default, int)
+        blocks = layers if entry.blocks_option == "layers" else min(default, layers)
+        return {entry.blocks_option: blocks, **wanted.options, "batches": self.batches}
 
     def training(self, wanted: Wanted, threads: int | None = None) -> Training:
         """The training by a schedule. Raises `InputError` for options that do not fit."""
@@ -113,10 +93,3 @@ class Experiment:
         with torch.no_grad():
             found = model(self.data.test_inputs).argmax(dim=1)
         return float((found == self.data.test_labels).double().mean())
-
-
-def _number(text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        return text

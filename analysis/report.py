@@ -93,7 +93,7 @@ def write_report(
         *(_schedule(run, comparison, name, album) for run, name in zip(runs, names, strict=True)),
     ]
     if bounds:
-        from analysis.bounds import draw_bound
+        from analysis.plots_bound import draw_bound
 
         alt = "Both sides of the convergence bound over the number of updates"
         shown = album.add(draw_bound(bounds), "bound.png", alt, "Both sides of the bound.")

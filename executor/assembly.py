@@ -94,18 +94,8 @@ def finish(
     failure: str | None,
 ) -> RunResult:
     """The result of a run; times count from the start of its first operation."""
-    header = Header(
-        origin="real",
-        schedule=schedule.name,
-        options=schedule.options,
-        blocks=schedule.blocks,
-        batches=schedule.batches,
-        workers=tuple(worker.name for worker in schedule.workers),
-        channels=tuple(channel.name for channel in schedule.channels),
-        tick_s=Fraction(1, 10**9),
-        seed=training.seed,
-        about={"threads": training.threads, "cores": os.cpu_count(), **training.about, **about},
-    )
+    known = {"threads": training.threads, "cores": os.cpu_count(), **training.about, **about}
+    header = Header.of(schedule, "real", Fraction(1, 10**9), training.seed, known)
     trace = recorder.trace(header)
     start = trace.start
     trace.spans["start"] -= start

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from executor.isolated import isolate, isolated_schedule
 from executor.run import Runtime, run
 from executor.timings import Timings
-from executor.training import DataSource, TemplateSource, Training
+from executor.training import INTERRUPTED, DataSource, TemplateSource, Training
 from executor.weights import MakeOptimizer
 from simcore.cluster import Cluster, Device, Link
 from simcore.engine import simulate
@@ -53,7 +53,7 @@ def calibrate(
     """Time the operations and messages of a training's schedule in a runtime.
 
     Workers are timed alone, then two at once, three, and so on, `rounds` batches each time.
-    Raises what the runtime raises.
+    Raises what the runtime raises, and `KeyboardInterrupt` after Ctrl-C.
     """
     schedule = training.make_schedule()
     shape = _depths(schedule), _updates_at_once(schedule), rounds
@@ -66,7 +66,10 @@ def calibrate(
         source=templates,
         make_optimizer=partial(_standing_still, training.make_optimizer),
     )
-    trace = run(timing, runtime, progress=progress).trace
+    result = run(timing, runtime, progress=progress)
+    if result.failure == INTERRUPTED:  # half of a timing run says nothing
+        raise KeyboardInterrupt
+    trace = result.trace
     timings = Timings(isolated, trace)
     layers = tuple(
         Layer(

@@ -20,7 +20,7 @@ from executor.hygiene import CpuWatch
 from executor.network import block_shapes, split
 from executor.ring import Ring, Stop, message_bytes
 from executor.ring_port import tensors_of
-from executor.training import RunResult, Training
+from executor.training import INTERRUPTED, RunResult, Training
 from executor.worker_process import Failed, Finished, Ready, Rows, work
 from simcore.errors import InputError
 from simcore.ops import Channel, Item
@@ -107,7 +107,7 @@ class _ProcessRun:
             self.start()
             self.watch(until=None)
         except KeyboardInterrupt:
-            failure = "interrupted"
+            failure = INTERRUPTED
         finally:
             self.end()
         if self.failure is not None:

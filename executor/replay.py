@@ -15,7 +15,7 @@ import torch
 from executor.assembly import Parts, finish
 from executor.clock import now_ns
 from executor.drive import Losses
-from executor.training import RunResult, Training
+from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import InputError
 from simcore.ops import KINDS, Backward, Forward, Operation, Receive, Select, Send, Update
 from simcore.rules import shown
@@ -85,7 +85,7 @@ class _Replay:
                     waiting = next(shown(each) for each in self.at if each is not None)
                     raise _not_of(self.trace, f"no worker can go on, one is at {waiting}")
         except KeyboardInterrupt:
-            failure = "interrupted"
+            failure = INTERRUPTED
         state = None if failure else self.parts.state()
         about = {"runtime": "replay"}
         return finish(

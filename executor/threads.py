@@ -12,7 +12,7 @@ from executor.failure import WorkerError
 from executor.hygiene import CpuWatch
 from executor.ports import Exchange, LocalEnds, local_port
 from executor.ring import Stopped
-from executor.training import RunResult, Training
+from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import GradlagError
 from simcore.schedule import Schedule
 from simcore.trace import Recorder
@@ -76,7 +76,7 @@ class _ThreadRun:
                 progress(applied - told)
                 told = applied
         except KeyboardInterrupt:
-            failure = "interrupted"
+            failure = INTERRUPTED
         finally:
             self.exchange.stop()
             self.ready.abort()

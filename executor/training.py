@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -16,7 +16,17 @@ from simcore.ops import Item
 from simcore.schedule import Schedule
 from simcore.trace import Trace
 
-__all__ = ["DataSource", "RunResult", "Source", "TemplateSource", "Training", "optimizer"]
+INTERRUPTED: Final = "interrupted"
+
+__all__ = [
+    "INTERRUPTED",
+    "DataSource",
+    "RunResult",
+    "Source",
+    "TemplateSource",
+    "Training",
+    "optimizer",
+]
 
 
 class DataSource:
@@ -76,7 +86,8 @@ class RunResult:
     """What a run left: its trace, losses, weights.
 
     `losses` are rows (batch, loss, seconds since the run's start), by batch. `state` is the trained
-    network's state, or None if the run did not end. `failure` is why it did not, or None.
+    network's state, or None if the run did not end. `failure` is why it did not, or None;
+    `INTERRUPTED` after Ctrl-C.
     """
 
     trace: Trace

@@ -30,7 +30,7 @@ def warm_up(
         last = block == len(outputs) - 1
         for _ in range(_PASSES):
             inputs = outputs[block - 1].detach()
-            if inputs.is_floating_point():
+            if block > 1 and inputs.is_floating_point():
                 inputs.requires_grad_()
             output = twin(inputs)
             (loss(output, labels) if last else output.sum()).backward()

@@ -62,20 +62,8 @@ def simulate(
     costs = Costs.of(schedule, blocks, cluster, jitter)
     run = _Simulation(schedule, costs, cluster, jitter, seed, progress)
     run.run()
-    return run.recorder.trace(
-        Header(
-            origin="simulated",
-            schedule=schedule.name,
-            options=schedule.options,
-            blocks=schedule.blocks,
-            batches=schedule.batches,
-            workers=tuple(worker.name for worker in schedule.workers),
-            channels=tuple(channel.name for channel in schedule.channels),
-            tick_s=costs.tick.seconds,
-            seed=seed,
-            about={"engine": "simpy", "jitter": jitter},
-        )
-    )
+    about = {"engine": "simpy", "jitter": jitter}
+    return run.recorder.trace(Header.of(schedule, "simulated", costs.tick.seconds, seed, about))
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simcore.ledger import Update
 from simcore.ops import KINDS
+from simcore.schedule import Schedule
 
 __all__ = ["GRADIENT_COLUMNS", "KIND", "SCHEMA", "SPAN_COLUMNS", "Header", "Recorder", "Trace"]
 
@@ -55,6 +56,29 @@ class Header:
     tick_s: Fraction
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        schedule: Schedule,
+        origin: Literal["simulated", "real"],
+        tick_s: Fraction,
+        seed: int,
+        about: Mapping[str, Any],
+    ) -> "Header":
+        """The header of a trace of a schedule."""
+        return cls(
+            origin,
+            schedule.name,
+            schedule.options,
+            schedule.blocks,
+            schedule.batches,
+            tuple(worker.name for worker in schedule.workers),
+            tuple(channel.name for channel in schedule.channels),
+            tick_s,
+            seed,
+            about,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

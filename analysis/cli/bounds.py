@@ -71,7 +71,8 @@ def command(
     path = folder(out, _FILES)
     curves = trained_curves(wanted)
 
-    from analysis.bounds import draw_bound, to_json
+    from analysis.bounds import to_json
+    from analysis.plots_bound import draw_bound
 
     document = to_json(curves)
     if path is not None:

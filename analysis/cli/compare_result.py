@@ -1,10 +1,7 @@
 """What a comparison found: its files, one schedule after the other, its report, and its table."""
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.bounds import to_json
@@ -52,51 +49,15 @@ def measured(
         if runtime == "processes" and (reason := obstacle(schedule)):
             rule = f"is not for {each.label}, as {reason}"
             raise InputError("--runtime", runtime, rule, "leave it out or give threads")
-    with _interrupts() as check:
-
-        def told(stage: str) -> None:
-            check()
-            bar.stage(stage, totals.get(stage))
-
-        def finished(outcome: Outcome) -> None:
-            results.add(outcome)
-            check()
-
-        return study(
-            experiment,
-            wanted,
-            runtime=runtime,
-            settings=settings,
-            told=told,
-            progress=bar.told,
-            finished=finished,
-        )
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], None]]:
-    """A run takes Ctrl-C as its own end; what this gives raises it again in between two runs."""
-    pressed = False
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        raise KeyboardInterrupt
-
-    def check() -> None:
-        if pressed:
-            raise KeyboardInterrupt
-
-    if before is signal.default_int_handler:
-        signal.signal(signal.SIGINT, handle)
-    try:
-        yield check
-    except Exception:
-        check()  # what is made of half a measurement fails
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return study(
+        experiment,
+        wanted,
+        runtime=runtime,
+        settings=settings,
+        told=lambda stage: bar.stage(stage, totals.get(stage)),
+        progress=bar.told,
+        finished=results.add,
+    )
 
 
 class Results:

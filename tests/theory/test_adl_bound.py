@@ -10,8 +10,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from analysis.bounds import BoundCurve, adl_bound, draw_bound, to_json
+from analysis.bounds import BoundCurve, adl_bound, to_json
 from analysis.logistic import FloatArray, digits
+from analysis.plots_bound import draw_bound
 from analysis.replay_gaps import replay_gaps
 from simcore.engine import simulate
 from simcore.errors import InputError

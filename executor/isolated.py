@@ -85,13 +85,9 @@ def isolate(
     updates a block right after its backward pass, or all blocks after the pass through all.
     """
     workers = range(len(schedule.workers))
-    active = [(worker,) for worker in workers] + [tuple(workers[:c]) for c in workers[2:]]
-    active += [tuple(workers)] if len(workers) > 1 else []
-    # One source for all workers that begin with the same block, so that no two share a batch.
-    inputs = {
-        first: Channel(f"inputs {first}", (Item("activation", first - 1),), source=True)
-        for first in {worker.blocks[0] for worker in schedule.workers}
-    }
+    # Each alone, then the first two at once, the first three, ... and all.
+    active = [(w,) for w in workers] + [tuple(workers[: c + 1]) for c in workers[1:]]
+    inputs = _inputs(schedule)
     parts = [_part(schedule, w, depths[w], updates_at_once[w], inputs) for w in workers]
     probes = {
         channel: _like("probe", channel)
@@ -164,6 +160,14 @@ def isolated_schedule(
 ) -> Schedule:
     """The same, as other processes make it."""
     return isolate(make_schedule(), depths, updates_at_once, rounds).schedule
+
+
+def _inputs(schedule: Schedule) -> dict[int, Channel]:
+    """One source for all workers that begin with the same block, so that no two share a batch."""
+    return {
+        first: Channel(f"inputs {first}", (Item("activation", first - 1),), source=True)
+        for first in {worker.blocks[0] for worker in schedule.workers}
+    }
 
 
 def _part(

@@ -61,4 +61,4 @@ class Mailbox:
     @property
     def closed(self) -> bool:
         """Whether no message is there and none can come."""
-        return not (self.arrived or self.on_the_way or self.open_senders or self.blocked)
+        return not (self.arrived or self.on_the_way or self.open_senders)

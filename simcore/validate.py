@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simcore.errors import IllegalOperationError
 from simcore.grid import deadlock
 from simcore.ledger import Ledger
 from simcore.mailbox import Mailbox
@@ -55,6 +56,7 @@ def validate(schedule: Schedule, order: Sequence[int] | None = None) -> Verdict:
         pass
     if run.waiting:
         raise deadlock(schedule, run.recorder, run.waiting)
+    run.check_received()
     return Verdict(
         tuple(tuple(done) for done in run.done),
         tuple(mailbox.most_slots_taken for mailbox in run.mailboxes),
@@ -160,6 +162,15 @@ class _Untimed:
         index = len(self.done[worker])
         self.done[worker].append((kind, block, batch))
         self.recorder.span(index, index, worker, index, KIND[kind], block, batch, -1)
+
+    def check_received(self) -> None:
+        """Every message that a worker could receive has been received."""
+        for channel, mailbox in zip(self.schedule.channels, self.mailboxes, strict=True):
+            if mailbox.arrived and not channel.source and self.schedule.receivers[channel]:
+                batches = ", ".join(map(str, list(mailbox.arrived)[:5]))
+                raise IllegalOperationError(
+                    f"{channel.name} still holds messages that nobody received: batches {batches}"
+                )
 
     def end(self, worker: int) -> None:
         self.ended[worker] = True

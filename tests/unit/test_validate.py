@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcore.ops import Backward, Channel, Forward, Item, Program, Select, Update, Worker
+from simcore.errors import IllegalOperationError
+from simcore.ops import (
+    Backward,
+    Channel,
+    Forward,
+    Item,
+    Program,
+    Receive,
+    Select,
+    Send,
+    Update,
+    Worker,
+)
 from simcore.schedule import Schedule
 from simcore.schedules import build
 from simcore.testing import schedules
@@ -107,3 +119,31 @@ def test_most_messages_stay_within_the_capacity(
     by_name = dict(zip((c.name for c in schedule.channels), verdict.most_messages, strict=True))
     # A worker goes on until it has to wait, so the forward thread fills the queue.
     assert by_name == {"data": 0, "losses": capacity or 8}
+
+
+def test_a_message_that_nobody_receives_is_illegal() -> None:
+    data = Channel("data", (Item("activation", 0),), source=True)
+    notes = Channel("notes", ())
+
+    def talks() -> Program:
+        yield Receive(data)
+        yield Forward(1, 0)
+        yield Backward(1, 0)
+        yield Update(1)
+        yield Send(notes, 0)
+
+    def listens() -> Program:
+        yield from ()
+
+    schedule = Schedule(
+        "loose",
+        {},
+        blocks=1,
+        batches=1,
+        workers=(
+            Worker("talks", talks, (1,), (notes,), (data,)),
+            Worker("listens", listens, (), (), (notes,)),
+        ),
+    )
+    with pytest.raises(IllegalOperationError, match=r"notes still holds messages .* batches 0"):
+        validate(schedule)

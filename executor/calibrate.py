@@ -47,7 +47,7 @@ class Calibration:
 def calibrate(
     training: Training,
     runtime: Runtime,
-    rounds: int = 12,
+    rounds: int = 20,
     progress: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Time the operations and messages of a training's schedule in a runtime.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from executor.perform import Loss, WorkerTensors
+from executor.weights import MakeOptimizer
 
 __all__ = ["warm_up"]
 
@@ -18,9 +19,13 @@ _PASSES = 8
 
 
 def warm_up(
-    tensors: WorkerTensors, outputs: Sequence[torch.Tensor], labels: torch.Tensor, loss: Loss
+    tensors: WorkerTensors,
+    outputs: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    loss: Loss,
+    make_optimizer: MakeOptimizer,
 ) -> None:
-    """Run forward and backward passes of the worker's blocks on copies; changes nothing else.
+    """Train the worker's blocks for some passes, on copies; changes nothing else.
 
     `outputs` are templates of all blocks' outputs, block 0 being the data.
     """
@@ -28,10 +33,15 @@ def warm_up(
     for block, module in tensors.modules.items():
         twin: nn.Module = copy.deepcopy(module)
         last = block == len(outputs) - 1
+        learning = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+        # The first step of a process imports what torch.optim needs, which takes about a second.
+        optimizer = make_optimizer(learning) if learning else None
         for _ in range(_PASSES):
             inputs = outputs[block - 1].detach()
             if block > 1 and inputs.is_floating_point():
                 inputs.requires_grad_()
             output = twin(inputs)
             (loss(output, labels) if last else output.sum()).backward()
+            if optimizer is not None:
+                optimizer.step()
     torch.set_rng_state(random_state)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.compare import DISTURBED, Outcome, measure
+from analysis.compare import DISTURBED, DRIFT, Outcome, measure
 from analysis.comparison import Baselines, Comparison, Pair, Row
 from analysis.experiment import Experiment, Wanted
 from executor.machine import describe_machine
@@ -82,6 +82,8 @@ def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: 
     notes = [f"failed: {failure}"] if failure else []
     if outcome.dropped:
         notes.append(f"{outcome.dropped} disturbed measurements were repeated")
+    if outcome.drift > DRIFT:
+        notes.append(f"the machine's speed drifted by {outcome.drift:.0%} during the measurement")
     if (outcome.other_cpu_share or 0.0) > DISTURBED:
         notes.append("disturbed: other programs were running")
     label = outcome.wanted.label

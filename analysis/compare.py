@@ -22,7 +22,7 @@ Measured = TypeVar("Measured")
 
 # A measurement during which other programs took more of the machine than this is repeated.
 DISTURBED: Final = 0.05
-DRIFT: Final = 0.05
+DRIFT: Final = 0.1
 # One that took longer than this is not: a machine that is that busy stays so for a while.
 _PATIENCE_S: Final = 20.0
 

@@ -67,8 +67,7 @@ class Parts:
             {block: self.weights[block] for block in blocks},
             self.training.loss,
         )
-        loss, make_optimizer = self.training.loss, self.training.make_optimizer
-        warm_up(tensors, self.outputs, self.labels, loss, make_optimizer)
+        warm_up(tensors, self.outputs, self.labels, self.training.loss)
         return tensors
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from executor.perform import Loss, WorkerTensors
-from executor.weights import MakeOptimizer
 
 __all__ = ["warm_up"]
 
@@ -23,7 +22,6 @@ def warm_up(
     outputs: Sequence[torch.Tensor],
     labels: torch.Tensor,
     loss: Loss,
-    make_optimizer: MakeOptimizer,
 ) -> None:
     """Train the worker's blocks for some passes, on copies; changes nothing else.
 
@@ -34,8 +32,9 @@ def warm_up(
         twin: nn.Module = copy.deepcopy(module)
         last = block == len(outputs) - 1
         learning = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-        # The first step of a process imports what torch.optim needs, which takes about a second.
-        optimizer = make_optimizer(learning) if learning else None
+        # The first step of a process imports what torch.optim needs, which takes about a second. It
+        # is not the training's own optimiser, which may count or log its steps.
+        optimizer = torch.optim.SGD(learning, lr=0.0) if learning else None
         for _ in range(_PASSES):
             inputs = outputs[block - 1].detach()
             if block > 1 and inputs.is_floating_point():

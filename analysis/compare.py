@@ -22,9 +22,10 @@ Measured = TypeVar("Measured")
 
 # A measurement during which other programs took more of the machine than this is repeated.
 DISTURBED: Final = 0.05
-DRIFT: Final = 0.1
 # One that took longer than this is not: a machine that is that busy stays so for a while.
 _PATIENCE_S: Final = 20.0
+# If what calibrations before and after a run predict differs by more, all three are repeated.
+DRIFT: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,8 +117,6 @@ def _measure_once(
     result, dropped_runs = _undisturbed(
         lambda: _run_or_partial(training, runtime, told, progress), other_cpu_share
     )
-    if result.failure == INTERRUPTED:
-        raise KeyboardInterrupt
     after, predicted_after, dropped_after = timed(f"calibrating {wanted.label} again")
     calibration = between(before, after)
     return Outcome(
@@ -142,12 +141,15 @@ def _run_or_partial(
 ) -> RunResult:
     """The result of a run, or what was done before a worker failed: one failure is not all lost."""
     try:
-        return run(training, runtime, progress=progress)
+        result = run(training, runtime, progress=progress)
     except WorkerError as error:
         if not isinstance(error.partial, RunResult):
             raise
         told(f"{error}\n{error.traceback}".strip())
         return error.partial
+    if result.failure == INTERRUPTED:  # here, before anybody repeats it as disturbed
+        raise KeyboardInterrupt
+    return result
 
 
 def other_cpu_share(result: RunResult) -> float | None:

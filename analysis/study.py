@@ -81,7 +81,7 @@ def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: 
     known = [gaps(outcome.predicted), gaps(outcome.measured)]
     notes = [f"failed: {failure}"] if failure else []
     if outcome.dropped:
-        notes.append(f"{outcome.dropped} disturbed measurements were repeated")
+        notes.append(f"measurements repeated: {outcome.dropped}")
     if outcome.drift > DRIFT:
         notes.append(f"the machine's speed drifted by {outcome.drift:.0%} during the measurement")
     if (outcome.other_cpu_share or 0.0) > DISTURBED:

@@ -56,19 +56,20 @@ def study(
     again = measure(experiment, plain, runtime=runtime, threads=1, told=told, progress=progress)
     outcomes = [baseline, all_cores, *others] if cores > 1 else [baseline, *others]
 
+    known = [found for found in map(_measured_s, (baseline, again)) if found is not None]
     one_thread = Pair(
         fmean([_batch_s(baseline.predicted), _batch_s(again.predicted)]),
-        fmean([_batch_s(baseline.measured), _batch_s(again.measured)]),
+        fmean(known) if known else None,
     )
-    whole_machine = Pair(_batch_s(all_cores.predicted), _batch_s(all_cores.measured))
+    whole_machine = Pair(_batch_s(all_cores.predicted), _measured_s(all_cores))
     rows = tuple(_row(experiment, each, one_thread, whole_machine) for each in outcomes)
     machine = describe_machine()
-    drift = _batch_s(again.measured) / _batch_s(baseline.measured) - 1
+    drift = f"{known[1] / known[0] - 1:+.1%}" if len(known) == 2 else "a baseline failed"
     comparison = Comparison(
         rows,
         machine=f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}",
         date=str(machine["date"]),
-        settings={**(settings or {}), "baseline at the end against the beginning": f"{drift:+.1%}"},
+        settings={**(settings or {}), "baseline at the end against the beginning": drift},
         baselines=Baselines(one_thread.measured, whole_machine.measured),
     )
     return Study(comparison, tuple(outcomes))
@@ -76,8 +77,7 @@ def study(
 
 def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: Pair) -> Row:
     failure = outcome.result.failure
-    measured_s = None if failure else _batch_s(outcome.measured)
-    batch_s = Pair(_batch_s(outcome.predicted), measured_s)
+    batch_s = Pair(_batch_s(outcome.predicted), _measured_s(outcome))
     known = [gaps(outcome.predicted), gaps(outcome.measured)]
     notes = [f"failed: {failure}"] if failure else []
     if outcome.dropped:
@@ -110,6 +110,11 @@ def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: 
 def _batch_s(trace: Trace) -> float:
     """Seconds per batch of the whole run, start-up and drain included."""
     return makespan_s(trace) / trace.header.batches
+
+
+def _measured_s(outcome: Outcome) -> float | None:
+    """Measured seconds per batch; None for a run that did not end, whose batches are fewer."""
+    return None if outcome.result.failure else _batch_s(outcome.measured)
 
 
 def _speedup(baseline: Pair, batch_s: Pair) -> Pair:

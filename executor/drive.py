@@ -6,7 +6,17 @@ from typing import Any, Protocol
 from executor.clock import now_ns
 from executor.perform import WorkerTensors
 from executor.ports import Message, Port
-from simcore.ops import Backward, Channel, Forward, Receive, Select, Send, Update, Worker
+from simcore.ops import (
+    Backward,
+    Channel,
+    Forward,
+    Receive,
+    Select,
+    Send,
+    Update,
+    Worker,
+    kind_of,
+)
 from simcore.rules import check_declared
 from simcore.trace import KIND, Recorder
 
@@ -64,7 +74,7 @@ def drive(
                 done = tensors.perform(operation)
                 end = now_ns()
                 batch = -1 if isinstance(operation, Update) else operation.batch
-                kind, block = KIND[type(operation).__name__.lower()], operation.block
+                kind, block = KIND[kind_of(type(operation))], operation.block
                 recorder.span(start, end, number, index, kind, block, batch, done.version)
                 if done.landed is not None:
                     recorder.update(end, number, done.landed)

@@ -93,7 +93,7 @@ class WorkerTensors:
     def forward(self, operation: Forward) -> Done:
         """Compute a block's output with the weights found now."""
         block, batch = operation.block, operation.batch
-        [(data, labels)] = self.take(consumed(operation), batch)
+        [(data, labels)] = self.take(consumed(operation, self.ledger.blocks), batch)
         weights = self.weights[block]
         with self.ledger.lock:
             version = self.ledger.forward(block, batch)
@@ -128,7 +128,7 @@ class WorkerTensors:
         version = self.ledger.backward(self.worker, block, batch)
         if self.rules.write == "assign":
             self._renew_copies(block)
-        graph, gradient = self.take(consumed(operation), batch)
+        graph, gradient = self.take(consumed(operation, self.ledger.blocks), batch)
         if gradient is not None and self.rules.shrink != 1.0:
             gradient = gradient * self.rules.shrink
         wanted = list(graph.leaves.parameters.values())

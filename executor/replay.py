@@ -17,7 +17,17 @@ from executor.clock import now_ns
 from executor.drive import Losses
 from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import InputError
-from simcore.ops import KINDS, Backward, Forward, Operation, Receive, Select, Send, Update
+from simcore.ops import (
+    KINDS,
+    Backward,
+    Forward,
+    Operation,
+    Receive,
+    Select,
+    Send,
+    Update,
+    kind_of,
+)
 from simcore.rules import shown
 from simcore.schedule import Schedule
 from simcore.trace import KIND, Recorder, Trace
@@ -139,7 +149,7 @@ class _Replay:
     def compute(self, worker: int, operation: Forward | Backward | Update, version: int) -> bool:
         """Do a computation once its block has the version that the trace says."""
         block = operation.block
-        kind = KIND[type(operation).__name__.lower()]
+        kind = KIND[kind_of(type(operation))]
         batch = -1 if isinstance(operation, Update) else operation.batch
         self.expect(worker, operation, (kind, block, batch))
         if isinstance(operation, Update):

@@ -1,4 +1,4 @@
-"""What comes in from outside: numbers, and JSON files described by pydantic models.
+"""What comes in from outside: numbers, and TOML or JSON files described by pydantic models.
 
 Everything is checked here once, and every problem becomes one `InputError` line; inside, values
 are trusted.
@@ -6,6 +6,7 @@ are trusted.
 
 import json
 import os
+import tomllib
 from dataclasses import asdict
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
+    "Amount",
     "Bytes",
     "Count",
     "FileModel",
@@ -41,11 +43,12 @@ __all__ = [
     "json_schema_of",
     "non_negative",
     "positive",
-    "read_json_model",
+    "read_model",
 ]
 
 SHOWN_LENGTH = 60  # characters of a bad value that an error line repeats
 RATIO = "[0-9]+/[0-9]+"
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"  # the one that pydantic writes
 
 
 def non_negative(value: Number, what: str) -> Fraction:
@@ -73,7 +76,7 @@ def positive(value: Number, what: str) -> Fraction:
 
 
 def _written(value: object) -> Number:
-    """A number as a JSON file writes it: a JSON number, or a ratio in a string."""
+    """A number as a file writes it: a number, or a ratio in a string."""
     if isinstance(value, str) and fullmatch(RATIO, value):
         return value
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
@@ -114,13 +117,14 @@ Positive = Annotated[
     _number_schema(exclusiveMinimum=0),
 ]
 # Beyond 2**53, JSON readers that use floating point would change the number.
-Bytes = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Amount = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Bytes = Amount
 Count = Annotated[int, Field(strict=True, ge=1, le=2**53)]
 Name = Annotated[str, Field(strict=True, min_length=1)]
 
 
 class FileModel(BaseModel):
-    """Base of the models of JSON files: an unknown key is an error."""
+    """Base of the models of files: an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -128,8 +132,8 @@ class FileModel(BaseModel):
 Model = TypeVar("Model", bound=FileModel)
 
 
-def read_json_model(path: str | os.PathLike[str], model: type[Model]) -> Model:
-    """Read a JSON file; its decimals are read exactly as they are written.
+def read_model(path: str | os.PathLike[str], model: type[Model]) -> Model:
+    """Read a file, TOML if its name ends in .toml and else JSON; its decimals are read exactly.
 
     A validator of the model may raise `InputError`, with the key (or "") as what it is about.
 
@@ -137,13 +141,16 @@ def read_json_model(path: str | os.PathLike[str], model: type[Model]) -> Model:
         InputError: names file, key, value, rule and remedy of the file's first problem.
     """
     name = _printable(os.fspath(path))
+    toml = Path(path).suffix.lower() == ".toml"
     try:
-        document = json.loads(Path(path).read_text("utf-8"), parse_float=_decimal)
+        text = Path(path).read_text("utf-8")
+        document: Any = (tomllib if toml else json).loads(text, parse_float=_decimal)
     except OSError as error:
         rule = f"must be readable ({error.strerror})"
         raise InputError("file", name, rule, "check the path") from error
     except (ValueError, RecursionError) as error:
-        raise InputError("file", name, f"must be JSON ({error})", "correct the file") from error
+        rule = f"must be {'TOML' if toml else 'JSON'} ({error})"
+        raise InputError("file", name, rule, "correct the file") from error
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -153,7 +160,7 @@ def read_json_model(path: str | os.PathLike[str], model: type[Model]) -> Model:
 def json_schema_of(model: type[FileModel]) -> dict[str, Any]:
     """The JSON Schema of such files."""
     # Only in this mode does pydantic show defaults as files would write them.
-    return model.model_json_schema(mode="serialization")
+    return {"$schema": SCHEMA_DIALECT, **model.model_json_schema(mode="serialization")}
 
 
 def dump_json(path: str | os.PathLike[str], schema: str, value: "DataclassInstance") -> None:
@@ -166,14 +173,15 @@ def dump_json(path: str | os.PathLike[str], schema: str, value: "DataclassInstan
     write_whole(path, json.dumps(document, indent=1, default=_to_json) + "\n")
 
 
-def _decimal(text: str) -> Decimal:
+def _decimal(text: str) -> Decimal | float:
     try:
-        return Decimal(text)
+        number = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"{_shown(text)} is out of range") from None
+    return number if number.is_finite() else float(number)  # TOML's nan and inf
 
 
-# What pydantic says of Python's types, said of JSON's; a type that is missing here keeps its words.
+# What pydantic says of Python's types, said of files'; a type that is missing here keeps its words.
 _WORDS = {
     "missing": ("the key is required", "add it"),
     "extra_forbidden": ("there is no such key", "remove it or correct its spelling"),

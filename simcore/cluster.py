@@ -1,9 +1,10 @@
-"""Where workers run and what connects them."""
+"""Where workers run, what connects them, and what befalls them."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
@@ -18,9 +19,10 @@ from simcore.border import (
     json_schema_of,
     non_negative,
     positive,
-    read_json_model,
+    read_model,
 )
 from simcore.errors import InputError
+from simcore.faults import Loss, LossFile, Pause, PauseFile, Straggler, StragglerFile
 from simcore.ticks import Number
 
 __all__ = [
@@ -28,12 +30,15 @@ __all__ = [
     "Device",
     "Link",
     "Placement",
+    "Transfers",
     "cluster_json_schema",
     "dump_cluster",
     "load_cluster",
+    "ring_all_reduce_s",
 ]
 
 Placement = tuple[int, ...] | Literal["private", "shared"]
+Transfers = Literal["serial", "shared"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +74,54 @@ class Link:
 
     The wire takes `latency_s` plus its bytes over `bytes_per_s` (None: infinite). The sending and
     the receiving worker are themselves busy for `send_s` and `receive_s` with each message.
+
+    Transfers over one wire are `serial`, one at a time in the order in which they begin, or
+    `shared`, all at once with even shares of the bandwidth. Each channel has a wire of its own,
+    but channels whose links name the same `wire` share that one.
     """
 
     latency_s: Fraction = Fraction(0)
     bytes_per_s: Fraction | None = None
     send_s: Fraction = Fraction(0)
     receive_s: Fraction = Fraction(0)
+    wire: str | None = None
+    transfers: Transfers = "serial"
+
+
+def ring_all_reduce_s(link: Link, members: int, payload_bytes: int) -> Fraction:
+    """Seconds in which so many members make so many bytes of each the sum or mean of all.
+
+    Each member passes on a piece of one r-th to its neighbour, 2 (r - 1) times, all at once: r - 1
+    times until every piece is summed up, and as often until all members have all pieces. Hence
+    2 (r - 1) / r times the bytes over the bandwidth, plus 2 (r - 1) latencies (Patarasuk and Yuan,
+    Journal of Parallel and Distributed Computing 69, 2009). Nothing else is on the way meanwhile.
+
+    >>> ring_all_reduce_s(Link(Fraction(1, 2), bytes_per_s=Fraction(100)), 4, 1000)
+    Fraction(18, 1)
+    """
+    steps = 2 * (members - 1)
+    transfer = Fraction(0)
+    if link.bytes_per_s is not None:
+        transfer = payload_bytes / link.bytes_per_s / members
+    return steps * (transfer + link.latency_s)
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Devices, the workers' places on them, and the links of channels.
+    """Devices, the workers' places on them, the links of channels and groups, and faults.
 
     `placement` lists the device of each worker, both counted from 0. With the one device of a
     "private" cluster each worker has a copy of it for itself; that of a "shared" one serves all.
-    `links` are those of single channels by name; every other channel has `link`.
+    `links` are those of single channels and groups by name; every other one has `link`.
     """
 
     devices: tuple[Device, ...]
     placement: Placement
     link: Link = Link()
     links: Mapping[str, Link] = field(default_factory=dict)
+    stragglers: tuple[Straggler, ...] = ()
+    pauses: tuple[Pause, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
     @classmethod
     def private(cls, latency_s: Number = 0, bytes_per_s: Number | None = None) -> Self:
@@ -127,9 +159,14 @@ class Cluster:
         """The device of this number, as `device_of` gives it."""
         return self.devices[0 if self.placement == "private" else number]
 
-    def link_of(self, channel_name: str) -> Link:
-        """The link over which this channel's messages travel."""
-        return self.links.get(channel_name, self.link)
+    def link_of(self, name: str) -> Link:
+        """The link over which this channel's messages, or this group's averages, travel."""
+        return self.links.get(name, self.link)
+
+    def slowdown(self, worker: int) -> Fraction:
+        """The factor on the compute times of a worker, counted from 0; 1 is as measured."""
+        factors = (each.factor for each in self.stragglers if each.worker == worker)
+        return prod(factors, start=Fraction(1))
 
 
 def _placement(value: object) -> object:
@@ -151,16 +188,22 @@ class DeviceFile(FileModel):
 
 
 class LinkFile(FileModel):
-    """What a message costs; a bandwidth of null is infinite."""
+    """What a message costs; a bandwidth of null is infinite.
+
+    Channels whose links name the same wire share it; a wire of null is the channel's own. Transfers
+    over a wire are serial, one at a time, or shared, all at once with even shares of the bandwidth.
+    """
 
     latency_s: Seconds = Fraction(0)
     bytes_per_s: Positive | None = None
     send_s: Seconds = Fraction(0)
     receive_s: Seconds = Fraction(0)
+    wire: Name | None = None
+    transfers: Transfers = "serial"
 
 
 class ClusterFile(FileModel):
-    """Devices, the workers' places on them, and the links of channels by name."""
+    """Devices, the workers' places on them, links of channels and groups by name, and faults."""
 
     schema_: Literal["gradlag.cluster/1"] = Field(alias="schema")
     devices: Annotated[tuple[DeviceFile, ...], Field(min_length=1)]
@@ -178,6 +221,21 @@ class ClusterFile(FileModel):
     ]
     link: LinkFile = LinkFile()
     links: dict[str, LinkFile] = Field(default_factory=dict)
+    stragglers: tuple[StragglerFile, ...] = ()
+    pauses: tuple[PauseFile, ...] = ()
+    losses: tuple[LossFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _wires_are_of_one_kind(self) -> Self:
+        kinds: dict[str, Transfers] = {}
+        for name, link in [("", self.link), *self.links.items()]:
+            if link.wire is not None and kinds.setdefault(link.wire, link.transfers) != (
+                link.transfers
+            ):
+                what = f"links[{name!r}].transfers"
+                rule = f"must be the same in all links of the wire {link.wire}"
+                raise InputError(what, link.transfers, rule, f"give {kinds[link.wire]}")
+        return self
 
     @model_validator(mode="after")
     def _places_exist(self) -> Self:
@@ -195,17 +253,22 @@ class ClusterFile(FileModel):
 
 
 def load_cluster(path: str | os.PathLike[str]) -> Cluster:
-    """Read a cluster file. Decimals are exact; a string such as "1/3" is an exact ratio.
+    """Read a cluster file: TOML if its name ends in .toml, else JSON.
+
+    Decimals are exact; a string such as "1/3" is an exact ratio.
 
     Raises:
         InputError: names file, key, value, rule and remedy of the file's first problem.
     """
-    content = read_json_model(path, ClusterFile)
+    content = read_model(path, ClusterFile)
     return Cluster(
         devices=tuple(Device(**dict(device)) for device in content.devices),
         placement=content.placement,
         link=Link(**dict(content.link)),
         links={name: Link(**dict(link)) for name, link in content.links.items()},
+        stragglers=tuple(Straggler(**dict(straggler)) for straggler in content.stragglers),
+        pauses=tuple(Pause(**dict(pause)) for pause in content.pauses),
+        losses=tuple(Loss(**dict(loss)) for loss in content.losses),
     )
 
 

@@ -1,12 +1,13 @@
 """What each operation of a schedule costs on a cluster, in ticks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from simcore.cluster import Cluster
+from simcore.cluster import Cluster, ring_all_reduce_s
 from simcore.errors import InputError
-from simcore.ops import Channel
+from simcore.ops import Channel, Group
 from simcore.schedule import Schedule
 from simcore.ticks import Tick, choose_tick
 from simcore.workload import Workload
@@ -16,6 +17,7 @@ __all__ = ["Costs", "Delays", "message_bytes"]
 # A factor that a random duration exceeds with no practical probability, for the estimate of the
 # makespan that must fit into 62 bits.
 _JITTER_HEADROOM: Final = 64
+_TENSORS: Final = ("activation", "gradient", "error")
 _NANOSECOND: Final = Fraction(1, 10**9)
 
 
@@ -31,13 +33,17 @@ class Delays:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Durations at full speed, in ticks: of each block's operations, and of each channel."""
+    """Durations at full speed, in ticks.
+
+    `compute[kind][block]` is that of an operation of this kind (see `simcore.ops.kind_of`), with
+    block 0 for the data. `delays` are those of each channel, `rounds[group][block]` those of a
+    group's rounds, with block 0 for a mere barrier.
+    """
 
     tick: Tick
-    forward: tuple[int, ...]
-    backward: tuple[int, ...]
-    update: tuple[int, ...]
+    compute: Mapping[str, tuple[int, ...]]
     delays: tuple[Delays, ...]
+    rounds: tuple[Mapping[int, int], ...] = ()
 
     @classmethod
     def of(
@@ -56,31 +62,64 @@ class Costs:
                 "partition the workload first",
             )
         parts = [_link_seconds(schedule, channel, blocks, cluster) for channel in schedule.channels]
-        times = [time for layer in layers for time in (layer.forward_s, layer.backward_s)]
-        times += [layer.update_s for layer in layers]
+        rounds = [_round_seconds(schedule, group, blocks, cluster) for group in schedule.groups]
+        compute = _compute_seconds(schedule, blocks)
+        times = [time for kind in compute.values() for time in kind]
+        waits = [time for part in parts for time in part]
+        waits += [time for seconds in rounds for time in seconds.values()]
         workers = len(schedule.workers)
         slowest = min(
             cluster.device(cluster.device_of(worker)).speed(workers) for worker in range(workers)
         )
-        rounds = schedule.batches + 4 * schedule.blocks
-        longest = rounds * (sum(times) / slowest + sum(sum(part) for part in parts))
+        rounds_of_batches = schedule.batches + 4 * schedule.blocks
+        longest = rounds_of_batches * (sum(times) / slowest + sum(waits))
         if jitter:
             tick = choose_tick([_NANOSECOND], longest * _JITTER_HEADROOM)
         else:
-            tick = choose_tick([*times, *(time for part in parts for time in part)], longest)
+            tick = choose_tick([*times, *waits], longest)
         return cls(
             tick,
-            tuple(tick.ticks(layer.forward_s) for layer in layers),
-            tuple(tick.ticks(layer.backward_s) for layer in layers),
-            tuple(tick.ticks(layer.update_s) for layer in layers),
+            {kind: tuple(tick.ticks(time) for time in compute[kind]) for kind in compute},
             tuple(Delays(*(tick.ticks(time) for time in part)) for part in parts),
+            tuple({k: tick.ticks(time) for k, time in each.items()} for each in rounds),
         )
 
 
-def message_bytes(channel: Channel, blocks: Workload) -> int:
-    """Bytes of one message: activations and gradients move, graphs are handed over in place."""
+def _compute_seconds(schedule: Schedule, blocks: Workload) -> dict[str, list[Fraction]]:
+    """Seconds of each kind of computation, by block; a pass may be of a part of a mini-batch."""
+    none, layers = Fraction(0), blocks.layers
+    part = Fraction(1, schedule.micro_batches)
+    seconds: dict[str, list[Fraction]] = {
+        "forward": [layer.forward_s * part for layer in layers],
+        "evaluate": [layer.forward_s * part for layer in layers],
+        "replay": [layer.forward_s * part for layer in layers],
+        "tangent": [layer.tangent_time_s * schedule.weights.tangents * part for layer in layers],
+        "backward": [layer.backward_s * part for layer in layers],
+        "project": [layer.project_s for layer in layers],
+        "estimate": [layer.auxiliary_s * part for layer in layers],
+        "refine": [layer.auxiliary_s * part for layer in layers],
+        "update": [layer.update_s for layer in layers],
+        "snapshot": [layer.merge_s for layer in layers],
+        "merge": [layer.merge_s for layer in layers],
+    }
+    if schedule.split_backward:
+        first = [layer.backward_input_time_s for layer in layers]
+        rest = [layer.backward_s - half for layer, half in zip(layers, first, strict=True)]
+        seconds["backward_input"] = [time * part for time in first]
+        seconds["backward_weight"] = [time * part for time in rest]
+    found = {kind: [none, *times] for kind, times in seconds.items()}
+    return found | {"load": [blocks.load_s * part]}
+
+
+def message_bytes(channel: Channel, blocks: Workload, micro_batches: int = 1) -> Fraction:
+    """Bytes of one message, exact; of a part of a mini-batch where that is what passes.
+
+    Activations, gradients and errors move; graphs are handed over in place; a scalar has 4 bytes.
+    """
     outputs = [blocks.input_bytes, *(layer.activation_bytes for layer in blocks.layers)]
-    return sum(outputs[item.block] for item in channel.carries if item.kind != "graph")
+    moved = sum(outputs[item.block] for item in channel.carries if item.kind in _TENSORS)
+    scalars = sum(item.kind == "scalar" for item in channel.carries)
+    return Fraction(moved, micro_batches) + 4 * scalars
 
 
 def _link_seconds(
@@ -97,5 +136,16 @@ def _link_seconds(
     link = cluster.link_of(channel.name)
     wire = Fraction(0)
     if link.bytes_per_s is not None:
-        wire = message_bytes(channel, blocks) / Fraction(link.bytes_per_s)
+        wire = message_bytes(channel, blocks, schedule.micro_batches) / link.bytes_per_s
     return link.send_s, wire, link.latency_s, link.receive_s
+
+
+def _round_seconds(
+    schedule: Schedule, group: Group, blocks: Workload, cluster: Cluster
+) -> dict[int, Fraction]:
+    """Seconds of a round of a group, by the block that it averages; a barrier takes no time."""
+    members = sum(group in worker.joins for worker in schedule.workers)
+    link = cluster.link_of(group.name)
+    sizes = {block: blocks.layers[block - 1].parameter_bytes for block in group.blocks}
+    rounds = {block: ring_all_reduce_s(link, members, size) for block, size in sizes.items()}
+    return {0: Fraction(0)} | rounds

@@ -16,20 +16,27 @@ import simpy
 
 from simcore.cluster import Cluster
 from simcore.costs import Costs
+from simcore.errors import IllegalOperationError
 from simcore.grid import deadlock
 from simcore.ledger import Ledger
 from simcore.ops import (
-    Backward,
-    Forward,
+    Arrive,
+    Join,
+    Load,
+    Merge,
     Operation,
+    Pass,
     Program,
     Receive,
     Select,
     Send,
+    Snapshot,
     Update,
+    kind_of,
 )
 from simcore.post import Post
 from simcore.randomness import lognormal_factor
+from simcore.rounds import Rounds
 from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
 from simcore.sharing import SharedDevice
@@ -78,6 +85,7 @@ class _Running:
     started: int = 0
     version: int = -1
     has_slot: bool = False
+    reached: int = -1
     served: tuple[int, int | None] | None = None
     answer: Any = None
     ended: bool = False
@@ -98,12 +106,13 @@ class _Simulation:
         self.calendar = simpy.Environment(0)
         self.now = 0
         self.recorder = Recorder()
-        self.ledger = Ledger(schedule.blocks, schedule.weights)
+        self.ledger = Ledger(schedule.blocks, schedule.weights, schedule.replicas)
         self.workers = [
             _Running(worker.program(), Holdings(worker.name, schedule.blocks))
             for worker in schedule.workers
         ]
         self.post = Post(schedule, costs, self.at)
+        self.rounds = Rounds(schedule, self.round_ticks, self.at, self.wake)
         self.placement = [cluster.device_of(worker) for worker in range(len(self.workers))]
         self.devices = {
             device: SharedDevice.of(cluster.device(device), self.placement.count(device))
@@ -187,9 +196,6 @@ class _Simulation:
         """How long the operation takes now that it can start; None if it has to wait."""
         running = self.workers[worker]
         match operation:
-            case Forward() | Backward() | Update():
-                running.holdings.compute(operation)
-                return self.duration(worker, operation)
             case Send(channel, batch):
                 if not running.has_slot and not self.post.take_slot(worker, channel):
                     return None
@@ -206,37 +212,66 @@ class _Simulation:
                     return None
                 number, answer = running.served
                 return 0 if answer is None else self.costs.delays[number].receive
+            case Arrive() | Join():
+                return self.meet(worker, operation)
+            case _:
+                running.holdings.compute(operation)
+                return self.duration(worker, operation)
+
+    def meet(self, worker: int, operation: Arrive | Join) -> int | None:
+        """Arrive for a round of a group; None if its result has to be waited for."""
+        running, group, block = self.workers[worker], operation.group, operation.block
+        if running.reached < 0:
+            running.reached = self.now
+            if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, group, block):
+                contributes = block in running.holdings.pending
+                self.rounds.arrive(worker, group, block, contributes, self.now)
+        if isinstance(operation, Join):
+            finished = self.rounds.join(worker, group, block)
+            if finished is None:
+                return None
+            running.reached = min(max(running.reached, finished.began), self.now)
+            if finished.contributors - {worker}:
+                running.holdings.joined.add(block)
+        return 0
 
     def begin(self, worker: int) -> None:
         """The operation starts: versions are read."""
         running = self.workers[worker]
         running.started = self.now
-        match running.operation:
-            case Forward(block, batch):
-                running.version = self.ledger.forward(block, batch)
-            case Backward(block, batch):
-                running.version = self.ledger.backward(worker, block, batch)
+        if isinstance(running.operation, Pass | Snapshot):
+            running.version = self.ledger.begin(worker, running.operation)
 
     def finish(self, worker: int) -> None:
         """The operation completes: versions are raised, messages depart, a row is recorded."""
         running = self.workers[worker]
-        match running.operation:
-            case Forward(block, batch):
-                self.record(worker, Forward, block, batch, running.version)
-            case Backward(block, batch):
-                self.ledger.computed(worker, block, batch)
-                self.record(worker, Backward, block, batch, running.version)
+        operation = running.operation
+        assert operation is not None
+        match operation:
             case Update(block):
                 update = self.ledger.update(worker, block)
-                self.record(worker, Update, block, -1, update.version)
+                self.record(worker, operation, block, -1, update.version)
                 self.recorder.update(self.now, worker, update)
                 if self.progress:
                     self.progress(len(update.gradients))
+            case Merge(block):
+                version = self.ledger.merge(worker, block)
+                self.record(worker, operation, block, -1, version)
+            case Snapshot(block):
+                self.record(worker, operation, block, -1, running.version)
+            case Load(batch):
+                self.record(worker, operation, 0, batch, -1)
             case Send(channel, batch):
-                self.record(worker, Send, self.post.number[channel], batch, -1)
+                self.record(worker, operation, self.post.number[channel], batch, -1)
                 self.post.depart(channel, batch, self.now)
             case Receive() | Select():
                 self.receive(worker)
+            case Arrive(group, block) | Join(group, block):
+                running.started, running.reached = running.reached, -1
+                self.record(worker, operation, self.rounds.number[group], block, -1)
+            case _:
+                self.ledger.end(worker, operation)
+                self.record(worker, operation, operation.block, operation.batch, running.version)
         running.operation = None
 
     def receive(self, worker: int) -> None:
@@ -248,7 +283,7 @@ class _Simulation:
             return
         channel = self.schedule.channels[number]
         running.holdings.give(channel.carries, batch, running.operation)
-        self.record(worker, Receive, number, batch, -1)
+        self.record(worker, Receive(channel), number, batch, -1)
         running.answer = batch
         if isinstance(running.operation, Select):
             running.answer = channel, batch
@@ -263,22 +298,38 @@ class _Simulation:
         running.ended = True
         running.holdings.end()
         self.post.close(self.schedule.workers[worker].sends)
+        self.rounds.leave(worker, self.now)
 
     # Small things
 
-    def duration(self, worker: int, operation: Forward | Backward | Update) -> int:
+    def duration(self, worker: int, operation: Pass | Update | Snapshot | Merge | Load) -> int:
         running = self.workers[worker]
-        table = getattr(self.costs, type(operation).__name__.lower())
-        ticks: int = table[operation.block - 1]
+        block = 0 if isinstance(operation, Load) else operation.block
+        table = self.costs.compute.get(kind_of(type(operation)))
+        if table is None:
+            raise IllegalOperationError(
+                f"{self.schedule.workers[worker].name} may not do {shown(operation)}: "
+                "its schedule does not say that it splits backward passes"
+            )
+        ticks = table[block]
         running.computed += 1
         if ticks and self.jitter:
             factor = lognormal_factor(self.jitter, self.seed, worker, running.computed)
             ticks = max(1, round(ticks * factor))
         return ticks
 
-    def record(self, worker: int, kind: type, block: int, batch: int, version: int) -> None:
+    def round_ticks(self, group: int, block: int) -> int:
+        return self.costs.rounds[group][block]
+
+    def wake(self, worker: int) -> None:
+        """A round that the worker waits for is over."""
+        heapq.heappush(self.runnable, worker)
+
+    def record(
+        self, worker: int, operation: Operation, block: int, batch: int, version: int
+    ) -> None:
         running = self.workers[worker]
-        code = KIND[kind.__name__.lower()]
+        code = KIND[kind_of(type(operation))]
         self.recorder.span(
             running.started, self.now, worker, running.index, code, block, batch, version
         )

@@ -1,17 +1,37 @@
 """The worker x step grid: what each worker did, step by step, and what it waits for."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 
 from simcore.errors import DeadlockError
-from simcore.ops import KINDS, Receive, Send
+from simcore.ops import KINDS
 from simcore.schedule import Schedule
-from simcore.trace import SPAN_COLUMNS, Recorder, table
+from simcore.trace import KIND, SPAN_COLUMNS, Recorder, table
 
-__all__ = ["deadlock", "label"]
+__all__ = ["LETTERS", "aligned", "deadlock", "label"]
 
 _SHOWN_STEPS = 8
+
+_LETTER_OF: Final = {
+    "forward": "F",
+    "backward": "B",
+    "update": "U",
+    "evaluate": "V",
+    "tangent": "T",
+    "replay": "R",
+    "backward_input": "I",
+    "backward_weight": "W",
+    "project": "P",
+    "estimate": "E",
+    "refine": "A",
+    "snapshot": "S",
+    "merge": "M",
+    "load": "L",
+}
+# The letter of each kind of computation, by its code in traces.
+LETTERS: Final = {KIND[kind]: letter for kind, letter in _LETTER_OF.items()}
 
 
 def label(kind: int, block: int, batch: int) -> str:
@@ -20,7 +40,7 @@ def label(kind: int, block: int, batch: int) -> str:
     >>> label(0, 2, 5), label(2, 2, -1)
     ('F2:5', 'U2')
     """
-    letter = KINDS[kind].__name__[0]
+    letter = LETTERS[kind]
     return f"{letter}{block}" if batch < 0 else f"{letter}{block}:{batch}"
 
 
@@ -41,9 +61,11 @@ def deadlock(schedule: Schedule, recorder: Recorder, waiting: Mapping[int, str])
 
 
 def _step(schedule: Schedule, row: np.void) -> str:
-    if KINDS[row["kind"]] not in (Send, Receive):
-        return label(int(row["kind"]), int(row["block"]), int(row["batch"]))
-    return f"{KINDS[row['kind']].__name__} {schedule.channels[row['block']].name}:{row['batch']}"
+    kind, number, batch = int(row["kind"]), int(row["block"]), int(row["batch"])
+    if kind in LETTERS:
+        return label(kind, number, batch)
+    where = schedule.channels if kind in (KIND["send"], KIND["receive"]) else schedule.groups
+    return f"{KINDS[kind].__name__} {where[number].name}:{batch}"
 
 
 def aligned(lines: list[list[str]]) -> str:

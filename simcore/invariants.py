@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeVar
 
-from simcore.ops import KINDS
+from simcore.ops import KINDS, kind_of
 from simcore.schedule import Schedule
 from simcore.trace import Trace
 
@@ -30,7 +30,7 @@ class _Span(NamedTuple):
 
 
 def _spans(trace: Trace, *kinds: str) -> list[_Span]:
-    names = [kind.__name__.lower() for kind in KINDS]
+    names = [kind_of(kind) for kind in KINDS]
     found = []
     for row in trace.spans.tolist():
         span = _Span(*row)
@@ -66,28 +66,54 @@ def workers_do_one_thing_at_a_time(schedule: Schedule, trace: Trace) -> None:
             assert before.start <= before.end <= after.start, f"{before} and {after} overlap"
 
 
+_TAKE_FORWARD: Final = ("forward", "tangent", "evaluate")
+_COMPUTE: Final = ("backward", "backward_weight", "project")
+
+
 def every_batch_passes_once(schedule: Schedule, trace: Trace) -> None:
-    """Each block takes each batch forward once, and backward once."""
+    """Each block takes each batch forward once, and computes its gradient once.
+
+    No gradient follows a pass that is evaluated only.
+    """
     every = Counter((k, b) for k in range(1, schedule.blocks + 1) for b in range(schedule.batches))
-    for kind in ("forward", "backward"):
-        found = Counter((span.block, span.batch) for span in _spans(trace, kind))
-        assert found == every, f"{kind}: missing {every - found}, too often {found - every}"
+    found = Counter((span.block, span.batch) for span in _spans(trace, *_TAKE_FORWARD))
+    assert found == every, f"forward: missing {every - found}, too often {found - every}"
+    every -= Counter((span.block, span.batch) for span in _spans(trace, "evaluate"))
+    found = Counter((span.block, span.batch) for span in _spans(trace, *_COMPUTE))
+    assert found == every, f"backward: missing {every - found}, too often {found - every}"
 
 
 def passes_keep_the_order_of_blocks(schedule: Schedule, trace: Trace) -> None:
-    """A batch goes forward block by block, then backward block by block."""
-    for spans in _by(lambda span: span.batch, _spans(trace, "forward", "backward")).values():
-        ups = {span.block: span for span in spans if span.kind == "forward"}
-        downs = {span.block: span for span in spans if span.kind == "backward"}
-        way = [ups[k] for k in sorted(ups)] + [downs[k] for k in sorted(downs, reverse=True)]
-        for before, after in pairwise(way):
+    """A batch goes forward block by block; backward block by block where weights say how."""
+    for spans in _by(lambda span: span.batch, _spans(trace)).values():
+        ups = {span.block: span for span in spans if span.kind in _TAKE_FORWARD}
+        downs = {s.block: s for s in spans if s.kind in ("backward", "backward_input", "project")}
+        chained = schedule.weights.feedback in ("weights", "random") and not any(
+            span.kind == "project" for span in spans
+        )
+        way = [ups[k] for k in sorted(ups)]
+        way += [downs[k] for k in sorted(downs, reverse=True)] if chained else []
+        each = [[ups[k], downs[k]] for k in downs]
+        again = [s for s in spans if s.kind in ("replay", "backward_weight")]
+        each += [[ups[s.block], s] for s in again if s.kind == "replay"]
+        each += [[s, downs[s.block]] for s in again if s.kind == "replay"]
+        each += [[downs[s.block], s] for s in again if s.kind == "backward_weight"]
+        for before, after in [*pairwise(way), *each]:
             assert before.end <= after.start, f"{after} starts before {before} has ended"
 
 
-def versions_grow_by_one(schedule: Schedule, trace: Trace) -> None:
-    """The updates of a block find versions 0, 1, 2, ..., and land in this order."""
-    for spans in _by(lambda span: span.block, _spans(trace, "update")).values():
+def _versions(trace: Trace) -> dict[tuple[int, int], list[_Span]]:
+    """What raised the version of each block of each replica, in the order of the versions found."""
+    replica = trace.header.replicas or (0,) * len(trace.header.workers)
+    groups = _by(lambda s: (replica[s.worker], s.block), _spans(trace, "update", "merge"))
+    for spans in groups.values():
         spans.sort(key=lambda span: span.version)
+    return groups
+
+
+def versions_grow_by_one(schedule: Schedule, trace: Trace) -> None:
+    """Updates and merges of a block find versions 0, 1, 2, ..., and land in this order."""
+    for spans in _versions(trace).values():
         assert [span.version for span in spans] == list(range(len(spans)))
         # Real updates land somewhere within their spans, which may overlap.
         ends = [span.end for span in spans if trace.header.origin == "simulated"]
@@ -98,26 +124,31 @@ def passes_read_the_version_of_their_start(schedule: Schedule, trace: Trace) -> 
     """In simulated time, a pass sees all updates that have landed when it starts, and no other."""
     if trace.header.origin != "simulated":
         return
-    landed = _by(lambda span: span.block, _spans(trace, "update"))
-    read = {(s.block, s.batch): s.version for s in _spans(trace, "forward")}
-    for span in _spans(trace, "forward", "backward"):
-        if span.kind == "backward" and schedule.weights.policy == "stash":
+    landed = _versions(trace)
+    read = {(s.block, s.batch): s.version for s in _spans(trace, "forward", "tangent")}
+    stashed = schedule.weights.policy == "stash"
+    kept = ["project", *(["replay", "backward", "backward_input"] if stashed else [])]
+    for span in _spans(trace, *_TAKE_FORWARD, "replay", "backward", "backward_input", "project"):
+        if span.kind in kept:
             assert span.version == read[span.block, span.batch], f"{span} does not keep its weights"
             continue
-        before = sum(update.end < span.start for update in landed[span.block])
-        by_then = sum(update.end <= span.start for update in landed[span.block])
+        replica = schedule.workers[span.worker].replica
+        raised = landed.get((replica, span.block), [])
+        before = sum(update.end < span.start for update in raised)
+        by_then = sum(update.end <= span.start for update in raised)
         # What takes no time may come before or after the updates of its own instant.
         least = before if span.start == span.end else by_then
+        if schedule.weights.buffer and span.kind == "forward":
+            least = max(0, least - 1)
         assert least <= span.version <= by_then, f"{span} read another version than {by_then}"
 
 
 def gradients_are_applied_once(schedule: Schedule, trace: Trace) -> None:
     """Every gradient is applied, once, after it was computed and not before it was read."""
-    every = Counter((k, b) for k in range(1, schedule.blocks + 1) for b in range(schedule.batches))
-    rows = trace.gradients
+    computed = {(s.block, s.batch): s for s in _spans(trace, *_COMPUTE)}
+    rows, every = trace.gradients, Counter(list(computed))
     found = Counter(zip(rows["block"].tolist(), rows["batch"].tolist(), strict=True))
     assert found == every, f"missing {every - found}, too often {found - every}"
-    computed = {(s.block, s.batch): s for s in _spans(trace, "backward")}
     for row in rows:
         backward = computed[int(row["block"]), int(row["batch"])]
         assert row["time"] >= backward.end, f"{row} was applied before {backward} ended"
@@ -128,7 +159,8 @@ def gradients_are_applied_once(schedule: Schedule, trace: Trace) -> None:
 def gaps_are_not_negative(schedule: Schedule, trace: Trace) -> None:
     """Versions are read before they are raised: v_f <= v_b <= v_a, and no base is newer."""
     rows = trace.gradients
-    assert (rows["version_forward"] >= 0).all()
+    assert (rows["version_first"] >= 0).all()
+    assert (rows["version_first"] <= rows["version_forward"]).all()
     assert (rows["version_forward"] <= rows["version_backward"]).all()
     assert (rows["version_backward"] <= rows["version_applied"]).all()
     if schedule.weights.write == "add":
@@ -146,7 +178,8 @@ def messages_keep_their_order(schedule: Schedule, trace: Trace) -> None:
         received = {s.batch: s for s in spans if s.kind == "receive"}
         assert len(received) == sum(s.kind == "receive" for s in spans), f"twice on {channel.name}"
         if channel.source:
-            assert sorted(received) == list(range(schedule.batches)), f"{channel.name} is left over"
+            every = list(range(channel.first, schedule.batches, channel.stride))
+            assert sorted(received) == every, f"{channel.name} is left over"
             continue
         # Real messages depart while their span lasts, behind the lock that its start is taken in.
         sent = {s.batch: s.end if simulated else s.start for s in spans if s.kind == "send"}

@@ -29,9 +29,9 @@ class Mailbox:
 
     @classmethod
     def of(cls, schedule: Schedule, channel: Channel) -> "Mailbox":
-        """The mailbox of a channel before anything happens: a source holds all batches."""
+        """The mailbox of a channel before anything happens: a source holds its batches."""
         if channel.source:
-            return cls(arrived=deque(range(schedule.batches)))
+            return cls(arrived=deque(range(channel.first, schedule.batches, channel.stride)))
         return cls(channel.capacity, len(schedule.senders[channel]))
 
     def take_slot(self) -> bool:

@@ -12,41 +12,88 @@ clock, no tensor and no interpreter:
 'activations[2]'
 >>> running.send(7)
 Forward(block=2, batch=7)
+
+A class that extends another is a variant of it: it takes and makes other items, but it is timed,
+costed and traced as the same kind.
 """
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 __all__ = [
+    "COPIED",
     "KINDS",
+    "Arrive",
     "Backward",
+    "BackwardInput",
+    "BackwardStop",
+    "BackwardWeight",
     "Channel",
+    "Estimate",
+    "Evaluate",
+    "Feedback",
     "Forward",
+    "ForwardError",
+    "Group",
     "Item",
     "ItemKind",
+    "Join",
+    "Load",
+    "Merge",
     "Operation",
+    "Pass",
+    "Play",
     "Program",
+    "Project",
     "Receive",
+    "Refine",
+    "Replay",
     "Select",
     "Send",
+    "Snapshot",
+    "Synthesize",
+    "Tangent",
     "Update",
     "Worker",
+    "kind_of",
 ]
 
-ItemKind = Literal["activation", "gradient", "graph"]
+ItemKind = Literal[
+    "sample",
+    "activation",
+    "input",
+    "graph",
+    "gradient",
+    "weight_graph",
+    "tangent",
+    "scalar",
+    "error",
+    "synthesizer",
+]
 
 
 class Item(NamedTuple):
     """Something that a worker holds for one batch, and that a channel may carry.
 
+    * `sample`, of block 0: where a batch lies in storage, not yet loaded.
     * `activation` of a block: its output; block 0 is the data, with its labels.
-    * `gradient` of a block: of the loss with respect to that block's output.
+    * `input` of a block: what its forward pass took in, kept to run it again.
     * `graph` of a block: what its forward pass keeps for its backward pass.
+    * `gradient` of a block: of the loss with respect to that block's output.
+    * `weight_graph` of a block: what is left of the graph for the gradient of the weights.
+    * `tangent` of a block: the random direction of its weights, or the seed of it.
+    * `scalar`, of the last block: the derivative of the loss along all directions.
+    * `error`, of the last block: the loss gradient at the network's output, to be fed back.
+    * `synthesizer` of a block: what its model of gradients keeps in order to learn.
     """
 
     kind: ItemKind
     block: int
+
+
+# A Send copies these instead of moving them: every module gets the same number or vector.
+COPIED: Final[tuple[ItemKind, ...]] = ("scalar", "error")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,18 +102,70 @@ class Channel:
 
     `carries` says which items of a batch one message moves. `capacity` is the number of messages
     that may be on their way or unread (None: unbounded); a `Send` to a full channel waits. A
-    `source` has no sender: it holds batches 0, 1, ... from the start and is closed behind the last.
+    `source` has no sender: it holds batches `first`, `first + stride`, ... from the start and is
+    closed behind the last.
     """
 
     name: str
     carries: tuple[Item, ...]
     capacity: int | None = None
     source: bool = False
+    first: int = 0
+    stride: int = 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Group:
+    """The workers that declare it, who synchronise or reduce together.
+
+    Every member arrives as often as the others, unless it ends; the n-th arrivals of all members
+    make the n-th round. `blocks` are those whose gradients or weights a round may average.
+    """
+
+    name: str
+    blocks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Compute a block's output for a batch; keeps the graph. The last block computes the loss."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Play(Forward):
+    """A forward pass without graph that keeps its input, to be run again by a `Replay`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """A forward pass that keeps nothing: no backward pass of the block follows."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardError(Forward):
+    """As `Forward`; the last block also gives the error at the network's output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tangent:
+    """A forward pass with its derivative along a random direction of the weights (one or more).
+
+    Keeps the direction, but no graph. The last block computes the derivative of the loss.
+    """
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Run a forward pass again on the kept input, now with a graph."""
 
     block: int
     batch: int
@@ -81,10 +180,86 @@ class Backward:
 
 
 @dataclass(frozen=True, slots=True)
+class BackwardStop(Backward):
+    """A backward pass that goes no further down: no gradient of the block's input."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardInput:
+    """The half of a backward pass that the block below waits for: the gradient of the input."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardWeight:
+    """The other half of a backward pass: the gradient of the weights."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Turn the kept direction and the derivative along it into a gradient of the weights."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Guess the gradient of a block's output: from a loss of its own, or from the targets."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesize(Estimate):
+    """Let a model guess the gradient from the output; keeps what the model needs to learn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback(Estimate):
+    """Take a fixed random projection of the error for the gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refine:
+    """Train the model that guesses gradients with the gradient that came from above."""
+
+    block: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """Apply all gradients of the block that this worker has computed since its last update."""
 
     block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Keep a copy of the block's weights, to be averaged with those of other replicas."""
+
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Add to the block's weights what averaging changed in the snapshot: mean - snapshot."""
+
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Fetch a batch from storage."""
+
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +287,78 @@ class Select:
     channels: tuple[Channel, ...]
 
 
-Operation = Forward | Backward | Update | Send | Receive | Select
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    """Contribute to the group's next round and go on; a `Join` waits for its result.
+
+    With a block, the contribution is this worker's pending gradients of it, or its snapshot.
+    """
+
+    group: Group
+    block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait until the group's round is over; arrives first, unless this worker has by `Arrive`.
+
+    The last arrival starts the round, which takes no time without a block, and with one that of a
+    ring all-reduce. All members then hold the mean of what was contributed.
+    """
+
+    group: Group
+    block: int = 0
+
+
+Pass = (
+    Forward
+    | Evaluate
+    | Tangent
+    | Replay
+    | Backward
+    | BackwardInput
+    | BackwardWeight
+    | Project
+    | Estimate
+    | Refine
+)
+Operation = Pass | Update | Snapshot | Merge | Load | Send | Receive | Select | Arrive | Join
 
 # The order is the code that traces store. A Select leaves the row of the Receive that it became.
-KINDS: tuple[type[Forward | Backward | Update | Send | Receive], ...] = (
+KINDS: Final[tuple[type[Any], ...]] = (
     Forward,
     Backward,
     Update,
     Send,
     Receive,
+    Evaluate,
+    Tangent,
+    Replay,
+    BackwardInput,
+    BackwardWeight,
+    Project,
+    Estimate,
+    Refine,
+    Snapshot,
+    Merge,
+    Load,
+    Arrive,
+    Join,
 )
+_NAMES: Final = {
+    kind: "".join(f"_{c.lower()}" if c.isupper() else c for c in kind.__name__)[1:]
+    for kind in KINDS
+}
+
+
+def kind_of(operation: type[Any]) -> str:
+    """The kind of an operation's class, in the words of traces: a variant has that of its parent.
+
+    >>> kind_of(Play), kind_of(BackwardInput)
+    ('forward', 'backward_input')
+    """
+    return next(_NAMES[each] for each in operation.__mro__ if each in _NAMES)
+
 
 # What a program is sent depends on what it yielded, which Python's types cannot express.
 Program = Generator[Operation, Any, None]
@@ -129,10 +366,16 @@ Program = Generator[Operation, Any, None]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Worker:
-    """A named program, the blocks that it computes with, and the channels that it uses."""
+    """A named program, the blocks that it computes with, and the channels that it uses.
+
+    `joins` are the groups that it is a member of. Workers of one `replica` share one set of
+    weights; replicas have a copy each.
+    """
 
     name: str
     program: Callable[[], Program]
     blocks: tuple[int, ...]
     sends: tuple[Channel, ...] = ()
     receives: tuple[Channel, ...] = ()
+    joins: tuple[Group, ...] = ()
+    replica: int = 0

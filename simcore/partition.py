@@ -1,6 +1,7 @@
 """Layers become blocks here, and nowhere else."""
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, pairwise
@@ -153,12 +154,27 @@ def blocks_of(workload: Workload, partition: Partition) -> Workload:
 
 def _merge(layers: tuple[Layer, ...]) -> Layer:
     first, last = layers[0], layers[-1]
+    if first is last:
+        return first
+
+    def total(part: Callable[[Layer], Fraction]) -> Fraction:
+        return sum(map(part, layers), Fraction(0))
+
+    # What no layer states stays at its default.
+    tangents = any(layer.tangent_s is not None for layer in layers)
+    parts = any(layer.backward_input_s is not None for layer in layers)
     return Layer(
-        name=first.name if first is last else f"{first.name}..{last.name}",
-        forward_s=sum((layer.forward_s for layer in layers), Fraction(0)),
-        backward_s=sum((layer.backward_s for layer in layers), Fraction(0)),
-        update_s=sum((layer.update_s for layer in layers), Fraction(0)),
+        name=f"{first.name}..{last.name}",
+        forward_s=total(lambda layer: layer.forward_s),
+        backward_s=total(lambda layer: layer.backward_s),
+        update_s=total(lambda layer: layer.update_s),
         activation_bytes=last.activation_bytes,
         parameter_bytes=sum(layer.parameter_bytes for layer in layers),
         saved_bytes=sum(layer.saved_bytes for layer in layers),
+        tangent_s=total(lambda layer: layer.tangent_time_s) if tangents else None,
+        backward_input_s=total(lambda layer: layer.backward_input_time_s) if parts else None,
+        project_s=total(lambda layer: layer.project_s),
+        auxiliary_s=total(lambda layer: layer.auxiliary_s),
+        auxiliary_bytes=sum(layer.auxiliary_bytes for layer in layers),
+        merge_s=total(lambda layer: layer.merge_s),
     )

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcore.files import write_whole
-from simcore.ops import KINDS
+from simcore.grid import LETTERS
 from simcore.trace import KIND, Trace
 
 __all__ = ["dump_perfetto", "to_perfetto"]
@@ -30,6 +30,8 @@ __all__ = ["dump_perfetto", "to_perfetto"]
 Event = dict[str, Any]
 
 _MESSAGES: Final = (KIND["send"], KIND["receive"])
+_ROUNDS: Final = (KIND["arrive"], KIND["join"])
+_NAMES: Final = {code: kind for kind, code in KIND.items()}
 _NANOSECONDS: Final = 10**9  # per second
 
 
@@ -65,26 +67,30 @@ def _names(process: int, trace: Trace) -> Iterator[Event]:
 
 def _slices(process: int, trace: Trace) -> Iterator[Event]:
     applied, nanoseconds = _applied(trace), _nanoseconds(trace)
+    replicas = trace.header.replicas or (0,) * len(trace.header.workers)
     for start, end, worker, _, kind, block, batch, version in trace.spans.tolist():
         if start == end:
             continue
-        operation = KINDS[kind].__name__
         if kind in _MESSAGES:
             channel = trace.header.channels[block]
-            name = f"{operation.lower()} {channel} batch {batch}"
+            name = f"{_NAMES[kind]} {channel} batch {batch}"
             arguments = {"channel": channel, "batch": batch}
+        elif kind in _ROUNDS:
+            group = trace.header.groups[block]
+            name = f"{_NAMES[kind]} {group}" + (f" block {batch}" if batch else "")
+            arguments = {"group": group, "block": batch}
         elif kind == KIND["update"]:
-            name = f"{operation[0]}{block}"
-            batches, gaps = applied[block, version]
+            name = f"{LETTERS[kind]}{block}"
+            batches, gaps = applied[replicas[worker], block, version]
             arguments = {"block": block, "batch": batches, "version": version, "gap": gaps}
         else:
-            name = f"{operation[0]}{block} batch {batch}"
+            name = f"{LETTERS[kind]}{block}" + (f" batch {batch}" if batch >= 0 else "")
             arguments = {"block": block, "batch": batch, "version": version}
         begin = nanoseconds(start)
         yield {
             "ph": "X",
             "name": name,
-            "cat": "message" if kind in _MESSAGES else "computation",
+            "cat": "computation" if kind in LETTERS else "message",
             "ts": begin / 1000,
             "dur": (nanoseconds(end) - begin) / 1000,
             "pid": process,
@@ -93,12 +99,14 @@ def _slices(process: int, trace: Trace) -> Iterator[Event]:
         }
 
 
-def _applied(trace: Trace) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
-    """Batches and gaps of the gradients that each update applied, by block and version found."""
-    found: dict[tuple[int, int], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+def _applied(trace: Trace) -> dict[tuple[int, int, int], tuple[list[int], list[int]]]:
+    """Batches and gaps of what each update applied, by replica, block and version found."""
+    found: dict[tuple[int, int, int], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    replicas = trace.header.replica(trace.gradients["worker"]).tolist()
     columns = ["block", "batch", "version_forward", "version_applied"]
-    for block, batch, forward, applied in trace.gradients[columns].tolist():
-        batches, gaps = found[block, applied]
+    rows = trace.gradients[columns].tolist()
+    for replica, (block, batch, forward, applied) in zip(replicas, rows, strict=True):
+        batches, gaps = found[replica, block, applied]
         batches.append(batch)
         gaps.append(applied - forward)
     return found
@@ -131,7 +139,7 @@ def _neighbours(spans: NDArray[np.void]) -> tuple[list[int], list[int]]:
 
     The spans are in program order, worker after worker; -1 where there is none.
     """
-    drawn = (spans["end"] > spans["start"]) & ~np.isin(spans["kind"], _MESSAGES)
+    drawn = (spans["end"] > spans["start"]) & np.isin(spans["kind"], list(LETTERS))
     at, worker = np.arange(len(spans)), spans["worker"]
     before = np.maximum.accumulate(np.where(drawn, at, -1))
     after = np.minimum.accumulate(np.where(drawn, at, len(spans))[::-1])[::-1]

@@ -6,45 +6,112 @@ and the batches whose gradient it has computed but not yet applied.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from simcore.errors import IllegalOperationError
 from simcore.ops import (
+    COPIED,
+    Arrive,
     Backward,
+    BackwardInput,
+    BackwardStop,
+    BackwardWeight,
+    Channel,
+    Estimate,
+    Evaluate,
+    Feedback,
     Forward,
+    ForwardError,
+    Group,
     Item,
     ItemKind,
+    Join,
+    Load,
+    Merge,
     Operation,
+    Pass,
+    Play,
+    Project,
     Receive,
+    Refine,
+    Replay,
     Select,
     Send,
+    Snapshot,
+    Synthesize,
+    Tangent,
     Update,
     Worker,
 )
 
-__all__ = ["RULES", "Holdings", "Rule", "check_declared", "consumed", "made", "shown"]
+__all__ = ["RULES", "Holdings", "Rule", "check_declared", "consumed", "made", "needed", "shown"]
+
+LAST: Final = "last"
+Wanted = tuple[ItemKind, int | str]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One row of the table. An item is given as its kind and its block relative to the operation's.
 
-    `makes_last` is what the last block makes instead of `makes`: there the loss is computed.
-    `timed` operations take time on a device; messages take what their link says.
+    Instead of a number, the block may be `LAST`, that of the last one. `needs` is what must be held
+    and stays. `makes_last` is what the last block makes instead of `makes`: there the loss is
+    computed. `pending` operations add the batch to the worker's gradients of the block. `timed`
+    operations take time on a device; messages take what their link says.
     """
 
     timed: bool
     meaning: str
-    consumes: tuple[tuple[ItemKind, int], ...] = ()
-    makes: tuple[tuple[ItemKind, int], ...] = ()
-    makes_last: tuple[tuple[ItemKind, int], ...] | None = None
+    consumes: tuple[Wanted, ...] = ()
+    needs: tuple[Wanted, ...] = ()
+    makes: tuple[Wanted, ...] = ()
+    makes_last: tuple[Wanted, ...] | None = None
+    pending: bool = False
 
 
-RULES: dict[type[Operation], Rule] = {
+_UP: Final[tuple[Wanted, ...]] = (("activation", -1),)
+
+RULES: Final[dict[type[Any], Rule]] = {
     Forward: Rule(
         timed=True,
         meaning="reads the block's weights; version v_f",
-        consumes=(("activation", -1),),
+        consumes=_UP,
         makes=(("graph", 0), ("activation", 0)),
+        makes_last=(("graph", 0), ("gradient", 0)),
+    ),
+    Play: Rule(
+        timed=True,
+        meaning="as Forward, but keeps its input for a Replay instead of a graph",
+        consumes=_UP,
+        makes=(("input", 0), ("activation", 0)),
+        makes_last=(("input", 0),),
+    ),
+    Evaluate: Rule(
+        timed=True,
+        meaning="as Forward, but keeps nothing: no backward pass follows",
+        consumes=_UP,
+        makes=(("activation", 0),),
+        makes_last=(),
+    ),
+    ForwardError: Rule(
+        timed=True,
+        meaning="as Forward; the last block also gives the error to be fed back",
+        consumes=_UP,
+        makes=(("graph", 0), ("activation", 0)),
+        makes_last=(("graph", 0), ("gradient", 0), ("error", 0)),
+    ),
+    Tangent: Rule(
+        timed=True,
+        meaning="a forward pass with its derivative along random directions; version v_f",
+        consumes=_UP,
+        makes=(("tangent", 0), ("activation", 0)),
+        makes_last=(("tangent", 0), ("scalar", 0)),
+    ),
+    Replay: Rule(
+        timed=True,
+        meaning="the forward pass again; under stash with the same weights, else this is v_f",
+        consumes=(("input", 0),),
+        makes=(("graph", 0),),
         makes_last=(("graph", 0), ("gradient", 0)),
     ),
     Backward: Rule(
@@ -52,25 +119,97 @@ RULES: dict[type[Operation], Rule] = {
         meaning="adds the batch to the worker's pending gradients of the block; version v_b",
         consumes=(("graph", 0), ("gradient", 0)),
         makes=(("gradient", -1),),
+        pending=True,
+    ),
+    BackwardStop: Rule(
+        timed=True,
+        meaning="as Backward, but goes no further down",
+        consumes=(("graph", 0), ("gradient", 0)),
+        pending=True,
+    ),
+    BackwardInput: Rule(
+        timed=True,
+        meaning="the gradient of the block's input alone; version v_b",
+        consumes=(("graph", 0), ("gradient", 0)),
+        makes=(("gradient", -1), ("weight_graph", 0)),
+    ),
+    BackwardWeight: Rule(
+        timed=True,
+        meaning="adds the batch to the worker's pending gradients of the block",
+        consumes=(("weight_graph", 0),),
+        pending=True,
+    ),
+    Project: Rule(
+        timed=True,
+        meaning="derivative times direction: adds the batch to the pending gradients of the block",
+        consumes=(("tangent", 0),),
+        needs=(("scalar", LAST),),
+        pending=True,
+    ),
+    Estimate: Rule(
+        timed=True,
+        meaning="guesses the gradient of the output, from a loss of its own or from the targets",
+        needs=(("graph", 0),),
+        makes=(("gradient", 0),),
+    ),
+    Synthesize: Rule(
+        timed=True,
+        meaning="guesses the gradient of the output by a model that learns to",
+        needs=(("graph", 0),),
+        makes=(("gradient", 0), ("synthesizer", 0)),
+    ),
+    Feedback: Rule(
+        timed=True,
+        meaning="guesses the gradient of the output by a fixed random projection of the error",
+        needs=(("error", LAST), ("graph", 0)),
+        makes=(("gradient", 0),),
+    ),
+    Refine: Rule(
+        timed=True,
+        meaning="trains the model that guesses gradients; the block's version stays",
+        consumes=(("synthesizer", 0), ("gradient", 0)),
     ),
     Update: Rule(timed=True, meaning="applies all pending gradients of the block; version v_a"),
+    Snapshot: Rule(timed=True, meaning="keeps a copy of the block's weights"),
+    Merge: Rule(
+        timed=True,
+        meaning="adds mean - snapshot to the block's weights; raises the version, counted apart",
+    ),
+    Load: Rule(
+        timed=True,
+        meaning="fetches a batch from storage",
+        consumes=(("sample", 0),),
+        makes=(("activation", 0),),
+    ),
     Send: Rule(timed=False, meaning="takes what the channel carries of the batch"),
     Receive: Rule(timed=False, meaning="gives what the channel carries of the batch"),
     Select: Rule(timed=False, meaning="as Receive, of the first channel that has a message"),
+    Arrive: Rule(timed=False, meaning="contributes to the group's next round and goes on"),
+    Join: Rule(timed=False, meaning="waits until the group's round is over"),
 }
 
 
-def consumed(operation: Forward | Backward) -> tuple[Item, ...]:
-    """The items of its batch that a computation takes.
+def _items(wanted: tuple[Wanted, ...], block: int, blocks: int) -> tuple[Item, ...]:
+    found = (Item(kind, blocks if at == LAST else block + int(at)) for kind, at in wanted)
+    # Nobody wants the gradient of the data.
+    return tuple(item for item in found if item.kind != "gradient" or item.block >= 1)
 
-    >>> consumed(Backward(2, 5))
+
+def consumed(operation: Pass | Load, blocks: int) -> tuple[Item, ...]:
+    """The items of its batch that a computation takes, in a network of so many blocks.
+
+    >>> consumed(Backward(2, 5), blocks=3)
     (Item(kind='graph', block=2), Item(kind='gradient', block=2))
     """
-    block = operation.block
-    return tuple(Item(kind, block + offset) for kind, offset in RULES[type(operation)].consumes)
+    return _items(RULES[type(operation)].consumes, _block(operation), blocks)
 
 
-def made(operation: Forward | Backward, blocks: int) -> tuple[Item, ...]:
+def needed(operation: Pass | Load, blocks: int) -> tuple[Item, ...]:
+    """The items of its batch that a computation reads without taking them."""
+    return _items(RULES[type(operation)].needs, _block(operation), blocks)
+
+
+def made(operation: Pass | Load, blocks: int) -> tuple[Item, ...]:
     """The items of its batch that a computation makes, in a network of so many blocks.
 
     >>> made(Forward(3, 0), blocks=3)
@@ -78,40 +217,62 @@ def made(operation: Forward | Backward, blocks: int) -> tuple[Item, ...]:
     >>> made(Backward(1, 0), blocks=3)  # nobody wants the gradient of the data
     ()
     """
-    block, rule = operation.block, RULES[type(operation)]
-    makes = rule.makes if block < blocks or rule.makes_last is None else rule.makes_last
-    items = (Item(kind, block + offset) for kind, offset in makes)
-    return tuple(item for item in items if item.kind != "gradient" or item.block >= 1)
+    block, rule = _block(operation), RULES[type(operation)]
+    last = block == blocks and rule.makes_last is not None
+    return _items((rule.makes_last or ()) if last else rule.makes, block, blocks)
+
+
+def _block(operation: Pass | Load) -> int:
+    return 0 if isinstance(operation, Load) else operation.block
 
 
 @dataclass(slots=True)
 class Holdings:
-    """What one worker holds. Every method raises `IllegalOperationError` when a rule is broken."""
+    """What one worker holds. Every method raises `IllegalOperationError` when a rule is broken.
+
+    `joined` are the blocks whose gradients others have contributed to since the last update.
+    """
 
     worker: str
     blocks: int
     items: set[tuple[ItemKind, int, int]] = field(default_factory=set)
     pending: dict[int, list[int]] = field(default_factory=dict)
+    joined: set[int] = field(default_factory=set)
+    snapshots: set[int] = field(default_factory=set)
 
-    def compute(self, operation: Forward | Backward | Update) -> None:
+    def compute(self, operation: Pass | Update | Snapshot | Merge | Load) -> None:
         """Take what the computation needs and add what it makes."""
-        if isinstance(operation, Update):
-            if not self.pending.pop(operation.block, None):
-                raise self._illegal(operation, "no gradient of this block has been computed since")
-            return
-        self.take(consumed(operation), operation.batch, operation)
+        match operation:
+            case Update(block):
+                own = self.pending.pop(block, None)
+                if not own and block not in self.joined:
+                    reason = "no gradient of this block has been computed since"
+                    raise self._illegal(operation, reason)
+                self.joined.discard(block)
+                return
+            case Snapshot(block):
+                if block in self.snapshots:
+                    raise self._illegal(operation, "the last snapshot has not been merged")
+                self.snapshots.add(block)
+                return
+            case Merge(block):
+                if block not in self.snapshots:
+                    raise self._illegal(operation, "there is no snapshot of this block")
+                self.snapshots.remove(block)
+                return
+        self.take(consumed(operation, self.blocks), operation.batch, operation)
+        for kind, block in needed(operation, self.blocks):
+            self._held(kind, block, operation.batch, operation)
         self.give(made(operation, self.blocks), operation.batch, operation)
-        if isinstance(operation, Backward):
+        if not isinstance(operation, Load) and RULES[type(operation)].pending:
             self.pending.setdefault(operation.block, []).append(operation.batch)
 
     def take(self, items: tuple[Item, ...], batch: int, operation: Operation) -> None:
-        """Remove items of a batch; each must be there."""
+        """Remove items of a batch; each must be there. A `Send` copies what is to be copied."""
         for kind, block in items:
-            try:
+            self._held(kind, block, batch, operation)
+            if not (isinstance(operation, Send) and kind in COPIED):
                 self.items.remove((kind, block, batch))
-            except KeyError:
-                reason = f"holds no {kind} of block {block} for batch {batch}"
-                raise self._illegal(operation, reason) from None
 
     def give(self, items: tuple[Item, ...], batch: int, operation: Operation) -> None:
         """Add items of a batch; none may be there already."""
@@ -127,17 +288,27 @@ class Holdings:
             raise IllegalOperationError(
                 f"{self.worker} ended with unapplied gradients of block {block}, batches {batches}"
             )
-        for kind, block, batch in sorted(self.items)[:1]:
+        for block in sorted(self.snapshots)[:1]:
+            raise IllegalOperationError(
+                f"{self.worker} ended with a snapshot of block {block} that it did not merge"
+            )
+        left = (item for item in sorted(self.items) if item[0] not in COPIED)
+        for kind, block, batch in left:
             raise IllegalOperationError(
                 f"{self.worker} ended holding the {kind} of block {block} for batch {batch}, unused"
             )
+
+    def _held(self, kind: ItemKind, block: int, batch: int, operation: Operation) -> None:
+        if (kind, block, batch) not in self.items:
+            reason = f"holds no {kind} of block {block} for batch {batch}"
+            raise self._illegal(operation, reason)
 
     def _illegal(self, operation: Operation, reason: str) -> IllegalOperationError:
         return IllegalOperationError(f"{self.worker} may not do {shown(operation)}: {reason}")
 
 
 def check_declared(worker: Worker, operation: Operation) -> None:
-    """Check that a worker uses only blocks and channels that it has declared."""
+    """Check that a worker uses only blocks, channels and groups that it has declared."""
     used: tuple[object, ...]
     declared: tuple[object, ...]
     match operation:
@@ -147,7 +318,13 @@ def check_declared(worker: Worker, operation: Operation) -> None:
             used, declared, use = (channel,), worker.receives, "receives from"
         case Select(channels):
             used, declared, use = channels, worker.receives, "receives from"
-        case Forward() | Backward() | Update():
+        case Arrive(group, block) | Join(group, block):
+            used, declared, use = (group,), worker.joins, "joins"
+            if block and block not in group.blocks:
+                used, declared, use = (block,), group.blocks, f"averages in {group.name}"
+        case Load():
+            return
+        case _ if type(operation) in RULES:
             used, declared, use = (operation.block,), worker.blocks, "computes with"
         case _:
             reason = "it is no operation of simcore.ops"
@@ -160,14 +337,13 @@ def check_declared(worker: Worker, operation: Operation) -> None:
 
 def shown(operation: Operation) -> str:
     """An operation as one reads it: `Forward(2, 5)`, `Send(gradients[1], 5)`."""
-    match operation:
-        case Send(channel, batch):
-            return f"Send({channel.name}, {batch})"
-        case Receive(channel):
-            return f"Receive({channel.name})"
-        case Select(channels):
-            return f"Select({', '.join(channel.name for channel in channels)})"
-        case Update(block):
-            return f"Update({block})"
-        case Forward(block, batch) | Backward(block, batch):
-            return f"{type(operation).__name__}({block}, {batch})"
+    fields: list[str] = []
+    for name in operation.__match_args__:
+        value = getattr(operation, name)
+        if isinstance(value, tuple):
+            fields += [channel.name for channel in value]
+        elif isinstance(value, Channel | Group):
+            fields.append(value.name)
+        elif name != "block" or value or not isinstance(operation, Arrive | Join):
+            fields.append(str(value))
+    return f"{type(operation).__name__}({', '.join(fields)})"

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from simcore.errors import InputError
-from simcore.ops import Channel, Worker
+from simcore.ops import Channel, Group, Worker
 
 __all__ = ["Policy", "Schedule", "WeightRules"]
 
@@ -20,7 +20,8 @@ class WeightRules:
 
     * `policy`: which weights a backward pass uses. `stash`: those of its forward pass, as the
       papers' equations say. `mixed`: activations of the forward pass with the weights found when
-      the backward pass runs, as code does that updates in place.
+      the backward pass runs, as code does that updates in place. `replay`: the forward pass is run
+      again on its kept input, with the weights found then.
     * `write`: an update adds its step to the shared weights (`add`), or steps from the worker's own
       copy and writes the result over the shared weights, and with it over what others have added
       since the copy was made (`assign`).
@@ -30,14 +31,29 @@ class WeightRules:
       block (`shared`). They differ only where several workers update a block.
     * `reduce`: what is done to several pending gradients, their `mean` or their `sum`.
     * `shrink`: factor on the gradient that a module receives from the next one, dimensionless.
+    * `buffer`: 0, or the number m of passes after which a forward pass changes over to newer
+      weights: the n-th pass of a block (from 0) reads version max(0, n // m - 1), as PipeDream-2BW.
+    * `feedback`: what gradients go down through. `weights`: those of the block. `random`: fixed
+      random ones (feedback alignment). `error`, `sign`: a fixed random projection of the error, or
+      of its sign. `target`: one of the targets. `local`: a loss or a model of the module's own.
+    * `tangents`: random directions of a forward gradient, whose mean is taken.
+    * `directions`: what they are drawn from. `keep`: whether the direction is kept until it is
+      used, or the `seed` that it is drawn from again.
+    * `alpha`: scale of the directions of all layers but the classifier's, dimensionless.
     """
 
-    policy: Policy = "stash"
+    policy: Policy | Literal["replay"] = "stash"
     write: Literal["add", "assign"] = "add"
     refresh: Literal["layer", "pass"] = "layer"
     momentum: Literal["worker", "shared"] = "worker"
     reduce: Literal["mean", "sum"] = "mean"
     shrink: float = 1.0
+    buffer: int = 0
+    feedback: Literal["weights", "random", "error", "sign", "target", "local"] = "weights"
+    tangents: int = 1
+    directions: Literal["gaussian", "rademacher"] = "gaussian"
+    keep: Literal["tangent", "seed"] = "tangent"
+    alpha: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +61,10 @@ class Schedule:
     """Programs of all workers for a number of batches over a number of blocks.
 
     A block is a run of consecutive layers with one version counter; block 1 is next to the data.
+    `batches` counts what passes through the network one by one: mini-batches, or, where each of
+    them is split into `micro_batches`, these. `batches_per_update` is how many mini-batches an
+    update sees in steady state, those of all replicas together. Only with `split_backward` may a
+    program use `BackwardInput` and `BackwardWeight`, whose times need a finer tick.
     `options` are the factory's arguments, so `build(name, **options)` makes it again, in another
     process too.
     """
@@ -55,6 +75,9 @@ class Schedule:
     batches: int
     workers: tuple[Worker, ...]
     weights: WeightRules = field(default_factory=WeightRules)
+    micro_batches: int = 1
+    batches_per_update: int = 1
+    split_backward: bool = False
 
     def __post_init__(self) -> None:
         names = Counter(channel.name for channel in self.channels)
@@ -71,6 +94,16 @@ class Schedule:
                 raise InputError(
                     "channel", channel.name, "is a source and has no senders", "drop the sender"
                 )
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Every group that a worker is a member of, in the order of the workers."""
+        return tuple({group: None for worker in self.workers for group in worker.joins})
+
+    @cached_property
+    def replicas(self) -> tuple[int, ...]:
+        """The replica of each worker; replicas have a copy of the weights each."""
+        return tuple(worker.replica for worker in self.workers)
 
     @cached_property
     def channels(self) -> tuple[Channel, ...]:

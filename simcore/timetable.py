@@ -1,8 +1,10 @@
 """Drawn timetables: who does what at which tick."""
 
+import numpy as np
+
 from simcore.cluster import Cluster
 from simcore.engine import simulate
-from simcore.grid import aligned, label
+from simcore.grid import LETTERS, aligned, label
 from simcore.schedule import Schedule
 from simcore.trace import Trace
 from simcore.workload import Workload
@@ -15,7 +17,8 @@ def draw(trace: Trace) -> str:
     lines = [["", *(str(tick) for tick in range(trace.end))]]
     for number, worker in enumerate(trace.header.workers):
         cells = ["." for _ in range(trace.end)]
-        for row in trace.spans[(trace.spans["worker"] == number) & (trace.spans["kind"] < 3)]:
+        own = trace.spans[trace.spans["worker"] == number]
+        for row in own[np.isin(own["kind"], list(LETTERS))]:
             for tick in range(row["start"], row["end"]):
                 cells[tick] = label(int(row["kind"]), int(row["block"]), int(row["batch"]))
         lines.append([worker, *cells])

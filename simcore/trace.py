@@ -15,32 +15,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simcore.ledger import Update
-from simcore.ops import KINDS
+from simcore.ops import KINDS, kind_of
 from simcore.schedule import Schedule
 
 __all__ = ["GRADIENT_COLUMNS", "KIND", "SCHEMA", "SPAN_COLUMNS", "Header", "Recorder", "Trace"]
 
-SCHEMA: Final = "gradlag.trace/1"
+SCHEMA: Final = "gradlag.trace/2"
 
-# Times are ticks. `block` is the channel's number for send and receive; what does not apply is -1.
-# `version` is v_f of a forward pass, v_b of a backward pass, v_a of an update.
+# Times are ticks. `block` is the channel's number for send and receive, the group's for arrive and
+# join, and then `batch` is the block that is reduced (0: none); what does not apply is -1.
+# `version` is v_f of a forward pass, v_b of a backward pass, v_a of an update or merge, and that
+# which a snapshot copied.
 SPAN_COLUMNS: Final = ("start", "end", "worker", "index", "kind", "block", "batch", "version")
 GRADIENT_COLUMNS: Final = (
     "time",
     "worker",
     "block",
     "batch",
+    "version_first",
     "version_forward",
     "version_backward",
     "version_applied",
     "version_base",
 )
-KIND: Final[dict[str, int]] = {kind.__name__.lower(): code for code, kind in enumerate(KINDS)}
+KIND: Final[dict[str, int]] = {kind_of(kind): code for code, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a trace is of. `tick_s` is the length of a tick in seconds, exact.
+
+    `replicas` says which copy of the weights each worker uses; it is empty where there is but one.
+    Versions count the updates of a block in one replica.
 
     `origin` is `simulated` or `real`. `about` holds what else a reader may want to know: the
     engine or executor, the machine, thread counts.
@@ -56,6 +62,8 @@ class Header:
     tick_s: Fraction
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    replicas: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -78,7 +86,14 @@ class Header:
             tick_s,
             seed,
             about,
+            tuple(group.name for group in schedule.groups),
+            schedule.replicas if any(schedule.replicas) else (),
         )
+
+    def replica(self, worker: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The replica of each of these workers."""
+        found = np.asarray(self.replicas or [0] * len(self.workers), np.int64)
+        return found[worker]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +105,7 @@ class Trace:
     gradients: NDArray[np.void]
 
     def of_kind(self, kind: str) -> NDArray[np.void]:
-        """The spans of one kind: `forward`, `backward`, `update`, `send` or `receive`."""
+        """The spans of one kind, a key of `KIND`: `forward`, `backward`, `update`, ..."""
         chosen: NDArray[np.void] = self.spans[self.spans["kind"] == KIND[kind]]
         return chosen
 

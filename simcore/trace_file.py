@@ -46,6 +46,8 @@ def _texts(trace: Trace) -> Iterator[str]:
         "batches": header.batches,
         "workers": header.workers,
         "channels": header.channels,
+        "groups": header.groups,
+        "replicas": header.replicas,
         "tick_s": str(header.tick_s),
         "seed": header.seed,
         "about": dict(header.about),
@@ -128,6 +130,10 @@ def _is_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_length, value))
+
+
 def _is_object(value: object) -> bool:
     return isinstance(value, dict)
 
@@ -147,6 +153,8 @@ _HEADER: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "batches": (_is_count, "must be a whole number from 1 to 2**63 - 1"),
     "workers": (_is_names, "must be a list of names"),
     "channels": (_is_names, "must be a list of names"),
+    "groups": (_is_names, "must be a list of names"),
+    "replicas": (_is_numbers, "must be a list of whole numbers of at least 0"),
     "tick_s": (_is_ratio, 'must be an exact ratio above 0 in a string, such as "1/3"'),
     "seed": (lambda value: type(value) is int, "must be a whole number"),
     "about": (_is_object, "must be an object"),
@@ -164,6 +172,11 @@ def _header(name: str, document: dict[str, Any]) -> Header:
             remedy = "give a trace file" if key == "schema" else "correct the line"
             raise InputError(f"{where}: {key}", shown(document[key]), rule, remedy)
     exact_keys(where, document, _HEADER)
+    if document["replicas"] and len(document["replicas"]) != len(document["workers"]):
+        rule = "must be empty or name the replica of each worker"
+        raise InputError(
+            f"{where}: replicas", shown(document["replicas"]), rule, "correct the line"
+        )
     return Header(
         origin=document["origin"],
         schedule=document["schedule"],
@@ -175,4 +188,6 @@ def _header(name: str, document: dict[str, Any]) -> Header:
         tick_s=Fraction(document["tick_s"]),
         seed=document["seed"],
         about=document["about"],
+        groups=tuple(document["groups"]),
+        replicas=tuple(document["replicas"]),
     )

@@ -21,17 +21,23 @@ __all__ = ["KEYS", "Rows", "exact_keys", "place", "row_format", "shown"]
 # In the order of the columns, without the kind itself.
 _PASS: Final = ("start", "end", "worker", "index", "block", "batch", "version")
 _UPDATE: Final = ("start", "end", "worker", "index", "block", "version")
+_ESTIMATE: Final = ("start", "end", "worker", "index", "block", "batch")
+_LOAD: Final = ("start", "end", "worker", "index", "batch")
 _MESSAGE: Final = ("start", "end", "worker", "index", "channel", "batch")
+_ROUND: Final = ("start", "end", "worker", "index", "group", "average")
 KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "forward": _PASS,
-    "backward": _PASS,
-    "update": _UPDATE,
-    "send": _MESSAGE,
-    "receive": _MESSAGE,
+    **dict.fromkeys(KIND, _PASS),
+    **dict.fromkeys(("update", "snapshot", "merge"), _UPDATE),
+    **dict.fromkeys(("estimate", "refine"), _ESTIMATE),
+    **dict.fromkeys(("send", "receive"), _MESSAGE),
+    **dict.fromkeys(("arrive", "join"), _ROUND),
+    "load": _LOAD,
     "applied": GRADIENT_COLUMNS,
 }
+# What the columns of the table are called in the lines of some kinds.
+_COLUMN: Final = {"channel": "block", "group": "block", "average": "batch"}
+_ABSENT: Final = {"load": {"block": 0, "version": -1}}
 _KINDS: Final = {"span": tuple(KIND), "gradient": ("applied",)}
-_KIND_AT: Final = SPAN_COLUMNS.index("kind")
 _SHOWN: Final = 60  # characters of a bad value that an error line repeats
 _LARGEST: Final = 2**63 - 1
 
@@ -45,7 +51,7 @@ def row_format(mark: str, kind: str) -> str:
     {"span":"update","start":4,"end":5,"worker":0,"index":9,"block":1,"version":7}
     """
     columns = SPAN_COLUMNS if mark == "span" else GRADIENT_COLUMNS
-    places = {key: columns.index("block" if key == "channel" else key) for key in KEYS[kind]}
+    places = {key: columns.index(_COLUMN.get(key, key)) for key in KEYS[kind]}
     values = "".join(f',"{key}":{{{number}}}' for key, number in places.items())
     return f'{{{{"{mark}":"{kind}"{values}}}}}\n'
 
@@ -105,11 +111,10 @@ class Rows:
             self.gradients.extend(row)
             self.gradient_lines.append(number)
             return
-        row.insert(_KIND_AT, KIND[kind])
-        for column in ("batch", "version"):
-            if column not in keys:
-                row.insert(SPAN_COLUMNS.index(column), -1)
-        self.spans.extend(row)
+        given = {_COLUMN.get(key, key): value for key, value in zip(keys, row, strict=True)}
+        given = {**dict.fromkeys(SPAN_COLUMNS, -1), **_ABSENT.get(kind, {}), **given}
+        given["kind"] = KIND[kind]
+        self.spans.extend(given[column] for column in SPAN_COLUMNS)
         self.span_lines.append(number)
 
     def trace(self, header: Header) -> Trace:
@@ -136,18 +141,23 @@ class Rows:
 def _span_checks(spans: NDArray[np.void], header: Header) -> Iterator[Check]:
     kind, block = spans["kind"], spans["block"]
     message = np.isin(kind, [KIND["send"], KIND["receive"]])
+    meeting = np.isin(kind, [KIND["arrive"], KIND["join"]])
+    other = message | meeting | (kind == KIND["load"])
     yield "end", spans["end"], spans["end"] < spans["start"], "must not be before start"
     yield _below("worker", spans["worker"], len(header.workers), "workers")
     yield _below("channel", np.where(message, block, -1), len(header.channels), "channels")
-    yield _below("batch", spans["batch"], header.batches, "batches")
-    yield _block(np.where(message, 1, block), header)
+    yield _below("group", np.where(meeting, block, -1), len(header.groups), "groups")
+    passed = np.where(meeting, -1, spans["batch"])
+    yield _below("batch", passed, header.batches, "batches")
+    yield _below("average", np.where(meeting, spans["batch"], -1), header.blocks + 1, "blocks + 1")
+    yield _block(np.where(other, 1, block), header)
 
 
 def _gradient_checks(gradients: NDArray[np.void], header: Header) -> Iterator[Check]:
     yield _below("worker", gradients["worker"], len(header.workers), "workers")
     yield _below("batch", gradients["batch"], header.batches, "batches")
     yield _block(gradients["block"], header)
-    for key in ("version_forward", "version_backward", "version_base"):
+    for key in ("version_first", "version_forward", "version_backward", "version_base"):
         above = gradients[key] > gradients["version_applied"]
         yield key, gradients[key], above, "must not be above version_applied"
 

@@ -14,16 +14,21 @@ from simcore.grid import deadlock
 from simcore.ledger import Ledger
 from simcore.mailbox import Mailbox
 from simcore.ops import (
-    Backward,
+    Arrive,
     Channel,
-    Forward,
+    Join,
+    Load,
+    Merge,
     Operation,
     Program,
     Receive,
     Select,
     Send,
+    Snapshot,
     Update,
+    kind_of,
 )
+from simcore.rounds import Rounds
 from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
 from simcore.trace import KIND, Recorder
@@ -67,7 +72,8 @@ def validate(schedule: Schedule, order: Sequence[int] | None = None) -> Verdict:
 class _Untimed:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
-        self.ledger = Ledger(schedule.blocks, schedule.weights)
+        self.ledger = Ledger(schedule.blocks, schedule.weights, schedule.replicas)
+        self.rounds = Rounds(schedule, lambda *_: 0, _never, lambda _: None)
         self.recorder = Recorder()
         self.number = {channel: n for n, channel in enumerate(schedule.channels)}
         self.mailboxes = [Mailbox.of(schedule, channel) for channel in schedule.channels]
@@ -127,19 +133,44 @@ class _Untimed:
             case Select(channels):
                 self.selects = True
                 return self.receive(worker, channels, operation)
+            case Arrive(group, block) | Join(group, block):
+                if not self.meet(worker, operation):
+                    return False
+                self.record(worker, operation, self.rounds.number[group], block)
             case Update(block):
                 self.holdings[worker].compute(operation)
                 self.ledger.update(worker, block)
                 self.record(worker, operation, block, -1)
-            case Forward(block, batch):
+            case Merge(block):
                 self.holdings[worker].compute(operation)
-                self.ledger.forward(block, batch)
-                self.record(worker, operation, block, batch)
-            case Backward(block, batch):
+                self.ledger.merge(worker, block)
+                self.record(worker, operation, block, -1)
+            case Snapshot(block):
                 self.holdings[worker].compute(operation)
-                self.ledger.backward(worker, block, batch)
-                self.ledger.computed(worker, block, batch)
-                self.record(worker, operation, block, batch)
+                self.record(worker, operation, block, -1)
+            case Load(batch):
+                self.holdings[worker].compute(operation)
+                self.record(worker, operation, 0, batch)
+            case _:
+                self.holdings[worker].compute(operation)
+                self.ledger.begin(worker, operation)
+                self.ledger.end(worker, operation)
+                self.record(worker, operation, operation.block, operation.batch)
+        return True
+
+    def meet(self, worker: int, operation: Arrive | Join) -> bool:
+        """Arrive for a round, once; whether the worker can go on."""
+        group, block = operation.group, operation.block
+        if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, group, block):
+            contributes = block in self.holdings[worker].pending
+            self.rounds.arrive(worker, group, block, contributes, 0)
+        if isinstance(operation, Arrive):
+            return True
+        finished = self.rounds.join(worker, group, block)
+        if finished is None:
+            return False
+        if finished.contributors - {worker}:
+            self.holdings[worker].joined.add(block)
         return True
 
     def receive(
@@ -158,7 +189,7 @@ class _Untimed:
         return all(self.mailboxes[self.number[channel]].closed for channel in channels)
 
     def record(self, worker: int, operation: Operation, block: int, batch: int) -> None:
-        kind = type(operation).__name__.lower()
+        kind = kind_of(type(operation))
         index = len(self.done[worker])
         self.done[worker].append((kind, block, batch))
         self.recorder.span(index, index, worker, index, KIND[kind], block, batch, -1)
@@ -175,5 +206,10 @@ class _Untimed:
     def end(self, worker: int) -> None:
         self.ended[worker] = True
         self.holdings[worker].end()
+        self.rounds.leave(worker, 0)
         for channel in self.schedule.workers[worker].sends:
             self.mailboxes[self.number[channel]].open_senders -= 1
+
+
+def _never(moment: int, action: object) -> None:
+    raise AssertionError("without time there is nothing to wait for")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from simcore.border import (
+    Amount,
     Bytes,
     Count,
     FileModel,
@@ -17,7 +18,7 @@ from simcore.border import (
     json_schema_of,
     non_negative,
     positive,
-    read_json_model,
+    read_model,
 )
 from simcore.errors import InputError
 from simcore.ticks import Number
@@ -31,6 +32,15 @@ class Layer:
 
     `activation_bytes` is the size of its output, which travels to the next layer; the gradient that
     travels back has the same size. `saved_bytes` is what its forward keeps for its backward.
+
+    What only some schedules do:
+
+    * `tangent_s`: a forward pass together with its Jacobian-vector product (None: `forward_s`), and
+      `project_s`: the product of a kept tangent with a scalar;
+    * `backward_input_s`: the part of `backward_s` for the gradient of the input (None: half);
+    * `auxiliary_s` and `auxiliary_bytes`: time and parameters of what makes a gradient on the spot,
+      a local loss, a synthesiser or a random projection;
+    * `merge_s`: adding what other replicas have learned to the weights.
     """
 
     name: str
@@ -40,13 +50,32 @@ class Layer:
     activation_bytes: int = 0
     parameter_bytes: int = 0
     saved_bytes: int = 0
+    tangent_s: Fraction | None = None
+    backward_input_s: Fraction | None = None
+    project_s: Fraction = Fraction(0)
+    auxiliary_s: Fraction = Fraction(0)
+    auxiliary_bytes: int = 0
+    merge_s: Fraction = Fraction(0)
+
+    @property
+    def tangent_time_s(self) -> Fraction:
+        """Time of a forward pass with its Jacobian-vector product, in seconds."""
+        return self.forward_s if self.tangent_s is None else self.tangent_s
+
+    @property
+    def backward_input_time_s(self) -> Fraction:
+        """Time of the part of the backward pass for the gradient of the input, in seconds."""
+        return self.backward_s / 2 if self.backward_input_s is None else self.backward_input_s
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """The layers of a network, from the data to the loss.
 
-    `input_bytes` is the size of one batch of data; `note` says where the figures come from.
+    `input_bytes` is the size of one batch of data and `load_s` the time to get it from storage.
+    `optimizer_states` is how many tensors the optimiser keeps for each parameter, dimensionless: 0
+    for plain stochastic gradient descent, 1 with momentum, 2 for Adam. `note` says where the
+    figures come from.
     """
 
     name: str
@@ -54,6 +83,8 @@ class Workload:
     batch_size: int | None = None
     input_bytes: int = 0
     note: str = ""
+    load_s: Fraction = Fraction(0)
+    optimizer_states: int = 0
 
     @classmethod
     def even(
@@ -67,9 +98,8 @@ class Workload:
 
         `backward_ratio` is the time of a backward pass over that of a forward pass, dimensionless.
 
-        >>> Workload.even(3, forward_s=0.1).layers[2]
-        Layer(name='layer3', forward_s=Fraction(1, 30), backward_s=Fraction(1, 15), \
-update_s=Fraction(0, 1), activation_bytes=0, parameter_bytes=0, saved_bytes=0)
+        >>> Workload.even(3, forward_s=0.1).layers[2].forward_s
+        Fraction(1, 30)
 
         Raises:
             InputError: no layer, no forward time, or a negative time or ratio.
@@ -112,7 +142,10 @@ update_s=Fraction(0, 1), activation_bytes=0, parameter_bytes=0, saved_bytes=0)
 
 
 class LayerFile(FileModel):
-    """One layer. Times in seconds and sizes in bytes, for one batch."""
+    """One layer. Times in seconds and sizes in bytes, for one batch.
+
+    A tangent_s of null is forward_s, a backward_input_s of null half of backward_s.
+    """
 
     name: Name
     forward_s: Seconds
@@ -121,6 +154,20 @@ class LayerFile(FileModel):
     activation_bytes: Bytes = 0
     parameter_bytes: Bytes = 0
     saved_bytes: Bytes = 0
+    tangent_s: Seconds | None = None
+    backward_input_s: Seconds | None = None
+    project_s: Seconds = Fraction(0)
+    auxiliary_s: Seconds = Fraction(0)
+    auxiliary_bytes: Bytes = 0
+    merge_s: Seconds = Fraction(0)
+
+    @model_validator(mode="after")
+    def _input_gradient_is_a_part(self) -> Self:
+        part = self.backward_input_s
+        if part is not None and part > self.backward_s:
+            rule = "must be at most backward_s, of which it is a part"
+            raise InputError("backward_input_s", float(part), rule, "give less, or leave it out")
+        return self
 
 
 class WorkloadFile(FileModel):
@@ -132,6 +179,8 @@ class WorkloadFile(FileModel):
     batch_size: Count | None = None
     input_bytes: Bytes = 0
     note: Annotated[str, Field(strict=True)] = ""
+    load_s: Seconds = Fraction(0)
+    optimizer_states: Amount = 0
 
     @model_validator(mode="after")
     def _takes_time(self) -> Self:
@@ -142,18 +191,22 @@ class WorkloadFile(FileModel):
 
 
 def load_workload(path: str | os.PathLike[str]) -> Workload:
-    """Read a workload file. Decimals are exact; a string such as "1/3" is an exact ratio.
+    """Read a workload file: TOML if its name ends in .toml, else JSON.
+
+    Decimals are exact; a string such as "1/3" is an exact ratio.
 
     Raises:
         InputError: names file, key, value, rule and remedy of the file's first problem.
     """
-    content = read_json_model(path, WorkloadFile)
+    content = read_model(path, WorkloadFile)
     return Workload(
         name=content.name,
         layers=tuple(Layer(**dict(layer)) for layer in content.layers),
         batch_size=content.batch_size,
         input_bytes=content.input_bytes,
         note=content.note,
+        load_s=content.load_s,
+        optimizer_states=content.optimizer_states,
     )
 
 

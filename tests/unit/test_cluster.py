@@ -1,7 +1,7 @@
 import json
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -15,15 +15,31 @@ from simcore.cluster import (
     cluster_json_schema,
     dump_cluster,
     load_cluster,
+    ring_all_reduce_s,
 )
 from simcore.errors import InputError
+from simcore.faults import Loss, Pause, Straggler
 from simcore.ticks import Number
+
+T = TypeVar("T")
 
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 seconds = st.fractions(min_value=0)
 positive = st.fractions(min_value=0).filter(bool)
 devices = st.builds(Device, names, st.integers(1, 2**53), st.lists(positive, max_size=3).map(tuple))
-links = st.builds(Link, seconds, st.none() | positive, seconds, seconds)
+links = st.builds(Link, seconds, st.none() | positive, seconds, seconds, st.none() | names)
+shared_links = st.builds(Link, seconds, transfers=st.just("shared"))
+moments = st.tuples(seconds, st.none()) | st.tuples(st.none(), positive)
+workers = st.integers(0, 9)
+stragglers = st.builds(Straggler, workers, positive)
+pauses = st.builds(
+    lambda worker, length, moment: Pause(worker, length, *moment), workers, positive, moments
+)
+losses = st.builds(lambda worker, moment: Loss(worker, *moment), workers, moments)
+
+
+def few(what: st.SearchStrategy[T]) -> st.SearchStrategy[tuple[T, ...]]:
+    return st.lists(what, max_size=2).map(tuple)
 
 
 @st.composite
@@ -34,8 +50,9 @@ def clusters(draw: st.DrawFn) -> Cluster:
     ).map(tuple)
     if len(known) == 1:
         placements |= st.sampled_from(["private", "shared"])
-    by_channel = draw(st.dictionaries(names, links, max_size=2))
-    return Cluster(tuple(known), draw(placements), draw(links), by_channel)
+    by_channel = draw(st.dictionaries(names, links | shared_links, max_size=2))
+    faults = draw(few(stragglers)), draw(few(pauses)), draw(few(losses))
+    return Cluster(tuple(known), draw(placements), draw(links), by_channel, *faults)
 
 
 def document(**changes: object) -> dict[str, Any]:
@@ -146,6 +163,82 @@ def test_what_may_be_left_out(tmp_path: Path) -> None:
     assert load_cluster(path) == Cluster.shared(Device("cpu", cores=2))
 
 
+TOML = """
+schema = "gradlag.cluster/1"
+placement = [0, 0, 1]
+link = { bytes_per_s = 1e9, wire = "network", transfers = "shared" }
+
+[[devices]]
+name = "first"
+cores = 2
+speeds = [1, 0.93]
+
+[[devices]]
+name = "second"
+cores = 1
+
+[links."gradients[2]"]
+latency_s = "1/3"
+
+[[stragglers]]
+worker = 2
+factor = 1.5
+
+[[pauses]]
+worker = 0
+at_s = 10
+for_s = 2.5
+
+[[losses]]
+worker = 1
+mean_s = 3600
+"""
+
+
+def test_a_toml_file(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    path.write_text(TOML, "utf-8")
+    assert load_cluster(path) == Cluster(
+        (Device("first", 2, (Fraction(1), Fraction(93, 100))), Device("second")),
+        (0, 0, 1),
+        Link(bytes_per_s=Fraction(10**9), wire="network", transfers="shared"),
+        {"gradients[2]": Link(latency_s=Fraction(1, 3))},
+        (Straggler(2, Fraction(3, 2)),),
+        (Pause(0, Fraction(5, 2), at_s=Fraction(10)),),
+        (Loss(1, mean_s=Fraction(3600)),),
+    )
+
+
+def test_slowdowns_multiply() -> None:
+    slow = Straggler(1, Fraction(3, 2)), Straggler(0, Fraction(2)), Straggler(1, Fraction(4))
+    cluster = Cluster((Device("cpu"),), "private", stragglers=slow)
+    assert [cluster.slowdown(worker) for worker in range(3)] == [2, 6, 1]
+
+
+@given(
+    links,
+    st.integers(1, 7),
+    st.integers(0, 1000),
+)
+def test_a_ring_reduces_piece_by_piece(link: Link, members: int, size: int) -> None:
+    """Every member passes pieces on to its neighbour until it holds the sum of all pieces."""
+    held = [[{member} for _ in range(members)] for member in range(members)]  # member, piece
+    seconds = Fraction(0)
+    steps = 0
+    while any(piece != set(range(members)) for pieces in held for piece in pieces):
+        sent = [
+            (member, (member - steps) % members, held[member][(member - steps) % members])
+            for member in range(members)
+        ]
+        for member, piece, content in sent:
+            held[(member + 1) % members][piece] = held[(member + 1) % members][piece] | content
+        seconds += link.latency_s
+        seconds += Fraction(size, members) / link.bytes_per_s if link.bytes_per_s else 0
+        steps += 1
+    assert ring_all_reduce_s(link, members, size) == seconds
+
+
+TIME = "must be given unless mean_s is, the mean of a random time; give one of the two"
 PLACEMENT = (
     "must be private, shared, or a list with the number of each worker's device; "
     "give one of them, such as [0, 0, 1]"
@@ -194,6 +287,36 @@ PLACEMENT = (
         (
             {"link": {"bytes_per_s": 0}},
             "link.bytes_per_s is 0: must be more than 0; give a positive number",
+        ),
+        (
+            {"link": {"transfers": "both"}},
+            "link.transfers is 'both': must be 'serial' or 'shared'; correct it in the file",
+        ),
+        (
+            {"link": {"wire": "bus"}, "links": {"a": {"wire": "bus", "transfers": "shared"}}},
+            "links['a'].transfers is 'shared': must be the same in all links of the wire bus; "
+            "give serial",
+        ),
+        (
+            {"stragglers": [{"worker": 0, "factor": 0}]},
+            "stragglers[0].factor is 0: must be more than 0; give a positive number",
+        ),
+        (
+            {"stragglers": [{"worker": -1, "factor": 2}]},
+            "stragglers[0].worker is -1: must be greater than or equal to 0; "
+            "correct it in the file",
+        ),
+        (
+            {"losses": [{"worker": 0}]},
+            f"losses[0].at_s is 'missing': {TIME}",
+        ),
+        (
+            {"pauses": [{"worker": 0, "for_s": 1, "at_s": 0, "mean_s": 1}]},
+            f"pauses[0].at_s is 'given with mean_s': {TIME}",
+        ),
+        (
+            {"pauses": [{"worker": 0, "for_s": 0, "at_s": 0}]},
+            "pauses[0].for_s is 0: must be more than 0; give a positive number",
         ),
         ({"links": []}, "links is '[]': must be an object; put it in braces"),
         (

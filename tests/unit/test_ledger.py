@@ -1,6 +1,19 @@
 import pytest
 
-from simcore.ledger import Applied, Ledger
+from simcore.errors import IllegalOperationError
+from simcore.ledger import Applied, Ledger, Update
+from simcore.ops import (
+    Backward,
+    BackwardInput,
+    BackwardWeight,
+    Evaluate,
+    Forward,
+    Play,
+    Project,
+    Replay,
+    Snapshot,
+    Tangent,
+)
 from simcore.schedule import WeightRules
 
 
@@ -13,7 +26,7 @@ def test_an_update_applies_all_that_is_pending_and_raises_the_version_by_one() -
     assert ledger.pending(0, 2) == 2
     update = ledger.update(0, 2)
     assert (update.version, update.base) == (0, 0)
-    assert update.gradients == (Applied(2, 3, 0, 0), Applied(2, 4, 0, 0))
+    assert update.gradients == (Applied(2, 3, 0, 0, 0), Applied(2, 4, 0, 0, 0))
     assert (ledger.version(1), ledger.version(2)) == (0, 1)
     assert ledger.pending(0, 2) == 0
 
@@ -28,9 +41,78 @@ def test_pending_gradients_belong_to_a_worker_and_a_block() -> None:
     assert [ledger.pending(0, 1), ledger.pending(1, 1), ledger.pending(0, 2)] == [1, 0, 1]
 
 
-def test_an_update_of_nothing_is_refused() -> None:
-    with pytest.raises(KeyError):
-        Ledger(1, WeightRules()).update(0, 1)
+def test_an_update_after_others_contributed_applies_no_gradient_of_its_own() -> None:
+    ledger = Ledger(1, WeightRules())
+    assert ledger.update(0, 1) == Update(version=0, base=0, gradients=())
+    assert ledger.version(1) == 1
+
+
+def test_replicas_have_versions_of_their_own() -> None:
+    ledger = Ledger(1, WeightRules(), replicas=(0, 1, 1))
+    for worker, batch in ((0, 0), (2, 1)):
+        ledger.begin(worker, Forward(1, batch))
+        ledger.begin(worker, Backward(1, batch))
+        ledger.end(worker, Backward(1, batch))
+    assert ledger.update(2, 1).gradients == (Applied(1, 1, 0, 0, 0),)
+    assert ledger.merge(1, 1) == 1
+    assert [ledger.version(1, worker) for worker in range(3)] == [0, 2, 2]
+    assert ledger.begin(1, Forward(1, 2)) == 2
+    assert ledger.begin(0, Snapshot(1)) == 0
+
+
+@pytest.mark.parametrize(("policy", "again"), [("stash", 0), ("mixed", 1), ("replay", 1)])
+def test_a_replay_reads_the_weights_again_unless_they_are_stashed(policy: str, again: int) -> None:
+    ledger = Ledger(1, WeightRules(policy=policy))  # type: ignore[arg-type]
+    ledger.begin(0, Play(1, 0))
+    ledger.update(0, 1)
+    assert ledger.begin(0, Replay(1, 0)) == again
+    assert ledger.begin(0, Backward(1, 0)) == again
+    ledger.end(0, Backward(1, 0))
+    assert ledger.update(0, 1).gradients == (Applied(1, 0, 0, again, again),)
+
+
+def test_halves_of_a_backward_pass_share_a_version_and_the_second_makes_it_pending() -> None:
+    ledger = Ledger(1, WeightRules(policy="mixed"))
+    ledger.begin(0, Forward(1, 0))
+    ledger.update(0, 1)
+    assert ledger.begin(0, BackwardInput(1, 0)) == 1
+    ledger.end(0, BackwardInput(1, 0))
+    assert ledger.pending(0, 1) == 0
+    ledger.update(0, 1)
+    assert ledger.begin(0, BackwardWeight(1, 0)) == 1
+    ledger.end(0, BackwardWeight(1, 0))
+    assert ledger.update(0, 1).gradients == (Applied(1, 0, 0, 0, 1),)
+
+
+def test_a_kept_direction_knows_its_version() -> None:
+    ledger = Ledger(1, WeightRules(policy="mixed"))
+    ledger.begin(0, Tangent(1, 0))
+    ledger.update(0, 1)
+    assert ledger.begin(0, Project(1, 0)) == 0
+    ledger.end(0, Project(1, 0))
+    assert ledger.update(0, 1).gradients == (Applied(1, 0, 0, 0, 0),)
+
+
+def test_a_pass_that_keeps_nothing_leaves_nothing_in_the_ledger() -> None:
+    ledger = Ledger(1, WeightRules())
+    assert ledger.begin(0, Evaluate(1, 0)) == 0
+    ledger.end(0, Evaluate(1, 0))
+    assert ledger.pending(0, 1) == 0
+
+
+def test_double_buffering_reads_the_version_of_the_window_before() -> None:
+    ledger = Ledger(1, WeightRules(buffer=2))
+    read = []
+    for batch in range(8):
+        read.append(ledger.begin(0, Forward(1, batch)))
+        if batch % 2 == 1:
+            ledger.update(0, 1)
+    assert read == [0, 0, 0, 0, 1, 1, 2, 2]
+    behind = Ledger(1, WeightRules(buffer=1))
+    for batch in range(2):
+        behind.begin(0, Forward(1, batch))
+    with pytest.raises(IllegalOperationError, match="needs version 1 of its weights"):
+        behind.begin(0, Forward(1, 2))
 
 
 @pytest.mark.parametrize(("policy", "version_backward"), [("stash", 0), ("mixed", 1)])
@@ -46,7 +128,7 @@ def test_the_policy_says_which_version_a_backward_pass_reads(
     assert ledger.backward(0, 1, 1) == version_backward
     ledger.computed(0, 1, 1)
     # The gap of batch 1 is 1 under both: it was read at 0 and is applied at 1.
-    assert ledger.update(0, 1).gradients == (Applied(1, 1, 0, version_backward),)
+    assert ledger.update(0, 1).gradients == (Applied(1, 1, 0, 0, version_backward),)
 
 
 def test_versions_are_read_at_the_start_and_applied_versions_at_the_end() -> None:
@@ -59,7 +141,7 @@ def test_versions_are_read_at_the_start_and_applied_versions_at_the_end() -> Non
     assert ledger.update(1, 1).version == 0
     update = ledger.update(0, 1)
     assert (update.version, update.base) == (1, 1)
-    assert update.gradients == (Applied(1, 0, 0, 0),)
+    assert update.gradients == (Applied(1, 0, 0, 0, 0),)
 
 
 def backward(ledger: Ledger, worker: int, block: int, batch: int) -> None:

@@ -4,55 +4,173 @@ from typing import get_args
 
 import pytest
 
+from simcore import ops
 from simcore.errors import IllegalOperationError
+from simcore.grid import LETTERS
 from simcore.ops import (
     KINDS,
+    Arrive,
     Backward,
+    BackwardInput,
+    BackwardStop,
+    BackwardWeight,
     Channel,
+    Estimate,
+    Evaluate,
+    Feedback,
     Forward,
+    ForwardError,
     Item,
+    Join,
+    Load,
+    Merge,
     Operation,
+    Play,
+    Project,
     Receive,
+    Refine,
+    Replay,
     Select,
     Send,
+    Snapshot,
+    Synthesize,
+    Tangent,
     Update,
     Worker,
+    kind_of,
 )
-from simcore.rules import RULES, Holdings, check_declared, consumed, made, shown
+from simcore.rules import RULES, Holdings, check_declared, consumed, made, needed, shown
+from simcore.trace import KIND
 
 DATA = Channel("data", (Item("activation", 0),), source=True)
 LOSSES = Channel("losses", (Item("graph", 1), Item("gradient", 1)))
 
 
+def operations() -> set[type]:
+    """Every class of an operation that a program may yield."""
+    kinds = get_args(Operation)
+    return {
+        each for each in vars(ops).values() if isinstance(each, type) and issubclass(each, kinds)
+    }
+
+
 def test_the_table_has_every_operation_and_no_other() -> None:
-    assert RULES.keys() == set(get_args(Operation))
+    assert RULES.keys() == operations()
     assert all(rule.meaning for rule in RULES.values())
+    assert {kind_of(operation) for operation in RULES if operation is not Select} == {
+        kind_of(kind) for kind in KINDS
+    }
 
 
-def test_only_computations_are_timed() -> None:
-    timed = {kind for kind, rule in RULES.items() if rule.timed}
-    assert timed == {Forward, Backward, Update}
-    # Every kind of span but these two is drawn on a device.
-    assert [kind for kind in KINDS if kind not in timed] == [Send, Receive]
+def test_what_is_not_timed_has_no_letter_of_a_computation() -> None:
+    timed = {kind_of(kind) for kind, rule in RULES.items() if rule.timed}
+    assert timed == {kind for kind, code in KIND.items() if code in LETTERS}
+    assert len(set(LETTERS.values())) == len(LETTERS)
+    untimed = [kind for kind in KINDS if kind_of(kind) not in timed]
+    assert untimed == [Send, Receive, Arrive, Join]
 
 
 def test_what_computations_take_and_make() -> None:
-    assert consumed(Forward(2, 7)) == (Item("activation", 1),)
+    assert consumed(Forward(2, 7), blocks=3) == (Item("activation", 1),)
     assert made(Forward(2, 7), blocks=3) == (Item("graph", 2), Item("activation", 2))
     assert made(Forward(3, 7), blocks=3) == (Item("graph", 3), Item("gradient", 3))
-    assert consumed(Backward(2, 7)) == (Item("graph", 2), Item("gradient", 2))
+    assert made(Evaluate(3, 7), blocks=3) == ()
+    assert made(Play(3, 7), blocks=3) == consumed(Replay(3, 7), blocks=3) == (Item("input", 3),)
+    assert consumed(Backward(2, 7), blocks=3) == (Item("graph", 2), Item("gradient", 2))
     assert made(Backward(2, 7), blocks=3) == (Item("gradient", 1),)
     assert made(Backward(1, 7), blocks=3) == ()
     assert made(Backward(1, 7), blocks=1) == ()
+    assert needed(Project(1, 7), blocks=3) == (Item("scalar", 3),)
+    assert needed(Feedback(1, 7), blocks=3) == (Item("error", 3), Item("graph", 1))
+    assert made(Load(7), blocks=3) == (Item("activation", 0),)
+
+
+FLOWS: list[tuple[list[type], list[type]]] = [
+    ([Forward], [Backward]),
+    ([Play], [Replay, Backward]),
+    ([Forward], [BackwardInput, BackwardWeight]),
+    ([Tangent], [Project]),
+    ([ForwardError], [Backward]),
+]
+
+
+@pytest.mark.parametrize(("up", "down"), FLOWS, ids=str)
+def test_a_batch_goes_up_and_down_and_leaves_nothing(up: list[type], down: list[type]) -> None:
+    blocks = 3
+    holdings = Holdings("worker", blocks)
+    holdings.give((Item("activation", 0),), 7, Receive(DATA))
+    for block in range(1, blocks + 1):
+        for kind in up:
+            holdings.compute(kind(block, 7))
+    for block in range(blocks, 0, -1):
+        for kind in down:
+            holdings.compute(kind(block, 7))
+        holdings.compute(Update(block))
+    holdings.end()
+
+
+@pytest.mark.parametrize("guess", [Estimate, Synthesize, Feedback])
+def test_a_module_that_guesses_gradients_depends_on_nobody(guess: type) -> None:
+    holdings = Holdings("module", blocks=2)
+    holdings.give((Item("activation", 0),), 7, Receive(DATA))
+    holdings.compute(Forward(1, 7))
+    if guess is Feedback:
+        with pytest.raises(IllegalOperationError, match="holds no error of block 2"):
+            holdings.compute(Feedback(1, 7))
+        holdings.give((Item("error", 2),), 7, Receive(DATA))
+    holdings.compute(guess(1, 7))
+    holdings.take((Item("activation", 1),), 7, Send(LOSSES, 7))
+    holdings.compute(BackwardStop(1, 7))
+    holdings.compute(Update(1))
+    if guess is Synthesize:
+        holdings.give((Item("gradient", 1),), 7, Receive(DATA))
+        holdings.compute(Refine(1, 7))
+    holdings.end()
+
+
+def test_scalars_and_errors_are_copied_when_they_are_sent() -> None:
+    scalars = Channel("scalars", (Item("scalar", 1),))
+    holdings = Holdings("last", blocks=1)
+    holdings.give((Item("activation", 0),), 7, Receive(DATA))
+    holdings.compute(Tangent(1, 7))
+    for _ in range(2):
+        holdings.take(scalars.carries, 7, Send(scalars, 7))
+    holdings.compute(Project(1, 7))
+    holdings.compute(Update(1))
+    holdings.end()
+
+
+def test_an_update_may_live_on_the_gradients_of_others() -> None:
+    holdings = Holdings("replica", blocks=1)
+    with pytest.raises(IllegalOperationError, match="no gradient of this block"):
+        holdings.compute(Update(1))
+    holdings.joined.add(1)
+    holdings.compute(Update(1))
+    with pytest.raises(IllegalOperationError, match="no gradient of this block"):
+        holdings.compute(Update(1))
+
+
+def test_snapshots_are_merged_one_by_one() -> None:
+    holdings = Holdings("averager", blocks=1)
+    with pytest.raises(IllegalOperationError, match="there is no snapshot"):
+        holdings.compute(Merge(1))
+    holdings.compute(Snapshot(1))
+    with pytest.raises(IllegalOperationError, match="the last snapshot has not been merged"):
+        holdings.compute(Snapshot(1))
+    with pytest.raises(IllegalOperationError, match="ended with a snapshot of block 1"):
+        holdings.end()
+    holdings.compute(Merge(1))
+    holdings.end()
 
 
 def test_what_one_block_makes_the_next_one_takes() -> None:
     blocks = 4
     for block in range(1, blocks):
-        assert set(consumed(Forward(block + 1, 0))) <= set(made(Forward(block, 0), blocks))
-        needed = set(consumed(Backward(block, 0)))
-        assert needed <= {*made(Forward(block, 0), blocks), *made(Backward(block + 1, 0), blocks)}
-    assert set(consumed(Backward(blocks, 0))) == set(made(Forward(blocks, 0), blocks))
+        above = set(consumed(Forward(block + 1, 0), blocks))
+        assert above <= set(made(Forward(block, 0), blocks))
+        wanted = set(consumed(Backward(block, 0), blocks))
+        assert wanted <= {*made(Forward(block, 0), blocks), *made(Backward(block + 1, 0), blocks)}
+    assert set(consumed(Backward(blocks, 0), blocks)) == set(made(Forward(blocks, 0), blocks))
 
 
 def test_a_legal_step_leaves_nothing() -> None:

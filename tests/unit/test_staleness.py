@@ -98,7 +98,7 @@ def test_updates_that_assign_lose_what_came_since_their_copy() -> None:
 
 def test_an_update_with_several_gradients_loses_once() -> None:
     recorder = Recorder()
-    gradients = (Applied(2, 0, 0, 0), Applied(2, 1, 0, 0))
+    gradients = (Applied(2, 0, 0, 0, 0), Applied(2, 1, 0, 0, 0))
     recorder.update(5, 0, Update(version=7, base=4, gradients=gradients))
     header = Header("real", "made", {}, 2, 9, ("a",), (), Fraction(1))
     assert lost_updates(recorder.trace(header)) == (0, 3)

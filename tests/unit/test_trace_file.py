@@ -21,7 +21,7 @@ from simcore.trace_rows import KEYS
 from simcore.workload import Workload
 
 LARGEST = 2**63 - 1
-BLOCKS, BATCHES, WORKERS, CHANNELS = 3, 10**9, 4, 2
+BLOCKS, BATCHES, WORKERS, CHANNELS, GROUPS = 3, 10**9, 4, 2, 2
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 json_values = st.recursive(
@@ -38,6 +38,8 @@ headers = st.builds(
     batches=st.just(BATCHES),
     workers=st.lists(texts, min_size=WORKERS, max_size=WORKERS).map(tuple),
     channels=st.lists(texts, min_size=CHANNELS, max_size=CHANNELS).map(tuple),
+    groups=st.lists(texts, min_size=GROUPS, max_size=GROUPS).map(tuple),
+    replicas=st.just(()) | st.tuples(*[st.integers(0, 5)] * WORKERS),
     tick_s=st.fractions(min_value=Fraction(1, 10**30)).filter(bool),
     seed=st.integers(),
     about=st.dictionaries(texts, json_values, max_size=3),
@@ -57,6 +59,10 @@ def spans(draw: st.DrawFn) -> tuple[int, ...]:
     keys = KEYS[kind]
     place = draw(blocks) if "block" in keys else draw(st.integers(0, CHANNELS - 1))
     batch = draw(batches) if "batch" in keys else -1
+    if "group" in keys:
+        place, batch = draw(st.integers(0, GROUPS - 1)), draw(st.integers(0, BLOCKS))
+    if kind == "load":
+        place = 0
     version = draw(counts) if "version" in keys else -1
     return start, end, draw(workers), draw(counts), KIND[kind], place, batch, version
 
@@ -64,15 +70,15 @@ def spans(draw: st.DrawFn) -> tuple[int, ...]:
 @st.composite
 def gradients(draw: st.DrawFn) -> tuple[int, ...]:
     applied = draw(counts)
-    earlier = [draw(st.integers(0, applied)) for _ in range(3)]
+    earlier = [draw(st.integers(0, applied)) for _ in range(4)]
     return (
         draw(counts),
         draw(workers),
         draw(blocks),
         draw(batches),
-        *earlier[:2],
+        *earlier[:3],
         applied,
-        earlier[2],
+        earlier[3],
     )
 
 
@@ -114,7 +120,7 @@ def test_the_lines_of_a_file(tmp_path: Path) -> None:
     dump_trace(trace, tmp_path / "file")
     lines = [json.loads(line) for line in (tmp_path / "file").read_text().splitlines()]
     assert lines[0] | {"options": {}, "about": {}} == {
-        "schema": "gradlag.trace/1",
+        "schema": "gradlag.trace/2",
         "origin": "simulated",
         "schedule": "fdg",
         "options": {},
@@ -122,6 +128,8 @@ def test_the_lines_of_a_file(tmp_path: Path) -> None:
         "batches": 2,
         "workers": ["module 1", "module 2"],
         "channels": ["data", "gradients[1]", "activations[2]", "gradients[2]"],
+        "groups": [],
+        "replicas": [],
         "tick_s": "1/6",
         "seed": 0,
         "about": {},
@@ -177,7 +185,7 @@ WHOLE = "must be a whole number from 0 to 2**63 - 1"
 
 # Line 2 is a receive, line 3 a forward; the last four are gradients.
 DEFECTS: list[tuple[Edit, str]] = [
-    (change(1, schema="gradlag.trace/2"), "line 1: schema is 'gradlag.trace/2': must be gradlag."),
+    (change(1, schema="gradlag.trace/1"), "line 1: schema is 'gradlag.trace/1': must be gradlag."),
     (drop(1, "schema"), "line 1: schema is 'missing': the key is required; add it"),
     (drop(1, "seed"), "line 1: seed is 'missing': the key is required; add it"),
     (change(1, note=""), "line 1: note is '': there is no such key; remove it or correct its"),
@@ -186,6 +194,9 @@ DEFECTS: list[tuple[Edit, str]] = [
     (change(1, batches=0), "line 1: batches is 0: must be a whole number from 1 to"),
     (change(1, workers="a"), "line 1: workers is 'a': must be a list of names;"),
     (change(1, channels=[1]), "line 1: channels is '[1]': must be a list of names;"),
+    (change(1, groups="a"), "line 1: groups is 'a': must be a list of names;"),
+    (change(1, replicas=["a"]), "line 1: replicas is '[\"a\"]': must be a list of whole"),
+    (change(1, replicas=[0]), "line 1: replicas is '[0]': must be empty or name that of"),
     (change(1, tick_s=0.5), "line 1: tick_s is 0.5: must be an exact ratio above 0 in a string,"),
     (change(1, tick_s="0/3"), "line 1: tick_s is '0/3': must be an exact ratio above 0"),
     (change(1, tick_s="1/0"), "line 1: tick_s is '1/0': must be an exact ratio above 0"),

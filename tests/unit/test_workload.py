@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,27 @@ seconds = st.one_of(
     st.just(10**320 + Fraction(1, 3)),
 )
 sizes = st.integers(0, 2**53)
-layers = st.builds(Layer, names, seconds, seconds, seconds, sizes, sizes, sizes)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Layer:
+    backward = draw(seconds)
+    part = st.none() | st.sampled_from([Fraction(0), backward / 3, backward])
+    times = [draw(names), draw(seconds), backward, draw(seconds)]
+    auxiliary = [draw(seconds), draw(seconds), draw(sizes), draw(seconds)]
+    saved = [draw(sizes) for _ in range(3)]
+    return Layer(*times, *saved, draw(st.none() | seconds), draw(part), *auxiliary)
+
+
 workloads = st.builds(
     Workload,
     names,
-    st.lists(layers, min_size=1, max_size=3).map(tuple),
+    st.lists(layers(), min_size=1, max_size=3).map(tuple),
     st.none() | st.integers(1, 2**53),
     sizes,
     names | st.just(""),
+    seconds,
+    sizes,
 ).filter(lambda workload: workload.forward_s + workload.backward_s > 0)
 
 
@@ -77,6 +91,84 @@ def test_decimals_are_read_as_they_are_written(tmp_path: Path) -> None:
     text = json.dumps(document()).replace("0.1", "0.12345678901234567890123")
     (layer,) = load_workload(written(tmp_path, text)).layers
     assert layer.forward_s == Fraction(12345678901234567890123, 10**23)
+
+
+TOML = """
+schema = "gradlag.workload/1"
+name = "net"
+load_s = 0.25
+optimizer_states = 2
+
+[[layers]]
+name = "a"
+forward_s = 0.12345678901234567890123
+backward_s = "1/3"
+backward_input_s = "1/12"
+
+[[layers]]
+name = "b"
+forward_s = 1
+backward_s = 2e-3
+tangent_s = 2
+"""
+
+
+def test_a_toml_file_is_read_as_exactly(tmp_path: Path) -> None:
+    path = tmp_path / "net.TOML"
+    path.write_text(TOML, "utf-8")
+    first = Layer("a", Fraction(12345678901234567890123, 10**23), Fraction(1, 3))
+    second = Layer("b", Fraction(1), Fraction(1, 500), tangent_s=Fraction(2))
+    assert load_workload(path) == Workload(
+        "net",
+        (replace(first, backward_input_s=Fraction(1, 12)), second),
+        load_s=Fraction(1, 4),
+        optimizer_states=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "schema =",
+            "file is '{path}': must be TOML (Invalid value (at end of document)); correct the file",
+        ),
+        (
+            TOML.replace("0.25", "nan"),
+            "{path}: load_s is nan: must be finite; give a finite number",
+        ),
+        (
+            TOML.replace("0.25", "-inf"),
+            "{path}: load_s is -inf: must be finite; give a finite number",
+        ),
+        (
+            TOML.replace("0.25", "1979-05-27"),
+            "{path}: load_s is '\"1979-05-27\"': must be a number; "
+            'give one such as 0.25, 1e-3 or "1/3"',
+        ),
+        (
+            TOML.replace("2e-3", "1e9999"),
+            "{path}: layers[1].backward_s is '1e+9999': "
+            "must be 0 or between 1e-330 and 1e330 in size; give a number within that range",
+        ),
+        (
+            TOML.replace("tangent_s", "tangents_s"),
+            "{path}: layers[1].tangents_s is 2: there is no such key; "
+            "remove it or correct its spelling",
+        ),
+    ],
+)
+def test_a_bad_toml_file_is_one_clear_line(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "net.toml"
+    path.write_text(text, "utf-8")
+    assert refusal(path) == line.format(path=path)
+
+
+def test_times_that_are_not_stated_have_defaults() -> None:
+    layer = Layer("a", Fraction(3), Fraction(5))
+    assert (layer.tangent_time_s, layer.backward_input_time_s) == (3, Fraction(5, 2))
+    stated = replace(layer, tangent_s=Fraction(0), backward_input_s=Fraction(0))
+    assert (stated.tangent_time_s, stated.backward_input_time_s) == (0, 0)
 
 
 def in_layer(**changes: object) -> Callable[[Document], None]:
@@ -161,6 +253,15 @@ WHOLE = "must be a whole number; give one without point and exponent"
             "must be less than or equal to 9007199254740992; correct it in the file",
         ),
         (
+            in_layer(backward_input_s=0.5),
+            "layers[0].backward_input_s is 0.5: must be at most backward_s, of which it is a "
+            "part; give less, or leave it out",
+        ),
+        (
+            at_top(optimizer_states=-1),
+            "optimizer_states is -1: must be greater than or equal to 0; correct it in the file",
+        ),
+        (
             in_layer(speed=1),
             "layers[0].speed is 1: there is no such key; remove it or correct its spelling",
         ),
@@ -235,6 +336,7 @@ def test_the_json_schema_states_keys_and_defaults() -> None:
     layer = schema["$defs"]["LayerFile"]
     assert list(layer["properties"]) == list(Layer.__dataclass_fields__)
     assert layer["properties"]["update_s"]["default"] == 0
+    assert layer["properties"]["tangent_s"]["default"] is None
     assert layer["additionalProperties"] is False
 
 

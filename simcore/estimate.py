@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from re import fullmatch
-from typing import Final, NamedTuple
+from typing import Final
 
 from simcore.errors import InputError
 from simcore.options import check
@@ -28,21 +28,8 @@ class Estimate:
     seconds: float
 
 
-class _Counts(NamedTuple):
-    """Operations of a schedule, updates apart: batches x (blocks x per_block + per_batch)."""
-
-    per_block: int
-    per_batch: int
-
-
-_COUNTS: Final[dict[str, _Counts]] = {
-    "bp": _Counts(per_block=2, per_batch=1),  # takes a batch
-    "async-lu": _Counts(per_block=2, per_batch=3),  # takes a batch, sends and receives its loss
-    "async-bu": _Counts(per_block=2, per_batch=3),
-    "fdg": _Counts(per_block=6, per_batch=-1),  # block 1 sends no gradient
-    "adl": _Counts(per_block=6, per_batch=-1),
-}
 _COLUMN_BYTES: Final = 8
+_WORKERS: Final = ("forward_threads", "backward_threads", "processes", "loaders")
 
 # Measured 2026-11-20 on two cores of an AMD EPYC server, Python 3.11, as process time and as peak
 # resident memory: 0.05 to 0.10 million operations a second, 2.9 to 3.1 bytes for each byte of the
@@ -65,22 +52,33 @@ def estimate(schedule_name: str, options: Mapping[str, object]) -> Estimate:
 
     def number(option: str) -> int:
         value = check(option, given[option]) if option in given else 0
-        assert isinstance(value, int)
-        return value
+        return value if isinstance(value, int) else 0
 
-    blocks, batches = number(entry.blocks_option), number("batches")
+    for option in given:
+        number(option)
+    blocks, batches = entry.blocks(given), number("batches")
+    passes = batches * max(1, number("micro_batches")) * max(1, number("time_steps"))
+    per_block, per_pass = entry.rows
+    per_block += _around(given)
+    operations = passes * (blocks * per_block + per_pass + (3 if given.get("loaders") else 0))
     windows = -(-batches // number("accumulation")) + 1 if "accumulation" in given else batches
-    counts = _COUNTS[entry.name]
-    operations = batches * (blocks * counts.per_block + counts.per_batch)
     operations += blocks * min(windows, batches)
     row_bytes = len(SPAN_COLUMNS) * _COLUMN_BYTES, len(GRADIENT_COLUMNS) * _COLUMN_BYTES
-    table_bytes = operations * row_bytes[0] + batches * blocks * row_bytes[1]
-    workers = blocks + number("forward_threads") + number("backward_threads")
+    table_bytes = operations * row_bytes[0] + passes * blocks * row_bytes[1]
+    workers = blocks + sum(number(option) for option in _WORKERS)
+    workers *= max(1, number("replicas"))
     return Estimate(
         operations,
         table_bytes * _BYTES_PER_TABLE_BYTE + workers * _WORKER_BYTES,
         operations / _OPERATIONS_PER_S if operations < 10**300 else math.inf,
     )
+
+
+def _around(given: Mapping[str, object]) -> int:
+    """Operations for each pass through a block that recomputing and replicas add."""
+    replicas = given.get("replicas", 1)
+    assert isinstance(replicas, int)
+    return bool(given.get("recompute")) + (2 if replicas > 1 else 0)
 
 
 def refuse_if_too_large(estimate: Estimate, memory_limit_bytes: int) -> None:

@@ -178,7 +178,7 @@ def messages_keep_their_order(schedule: Schedule, trace: Trace) -> None:
         received = {s.batch: s for s in spans if s.kind == "receive"}
         assert len(received) == sum(s.kind == "receive" for s in spans), f"twice on {channel.name}"
         if channel.source:
-            every = list(range(channel.first, schedule.batches, channel.stride))
+            every = channel.held(schedule.batches)
             assert sorted(received) == every, f"{channel.name} is left over"
             continue
         # Real messages depart while their span lasts, behind the lock that its start is taken in.

@@ -31,7 +31,7 @@ class Mailbox:
     def of(cls, schedule: Schedule, channel: Channel) -> "Mailbox":
         """The mailbox of a channel before anything happens: a source holds its batches."""
         if channel.source:
-            return cls(arrived=deque(range(channel.first, schedule.batches, channel.stride)))
+            return cls(arrived=deque(channel.held(schedule.batches)))
         return cls(channel.capacity, len(schedule.senders[channel]))
 
     def take_slot(self) -> bool:

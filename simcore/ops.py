@@ -102,8 +102,8 @@ class Channel:
 
     `carries` says which items of a batch one message moves. `capacity` is the number of messages
     that may be on their way or unread (None: unbounded); a `Send` to a full channel waits. A
-    `source` has no sender: it holds batches `first`, `first + stride`, ... from the start and is
-    closed behind the last.
+    `source` has no sender: it holds its batches from the start and is closed behind the last. These
+    are all, or of each `stride` runs of `run` batches the one that `first` says.
     """
 
     name: str
@@ -112,6 +112,16 @@ class Channel:
     source: bool = False
     first: int = 0
     stride: int = 1
+    run: int = 1
+
+    def held(self, batches: int) -> list[int]:
+        """What a source holds of so many batches.
+
+        >>> Channel("data", (), source=True, first=1, stride=2, run=2).held(9)
+        [2, 3, 6, 7]
+        """
+        starts = range(self.first * self.run, batches, self.stride * self.run)
+        return [b for start in starts for b in range(start, min(start + self.run, batches))]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,32 +10,45 @@ from simcore.errors import InputError
 __all__ = ["OPTIONS", "Option", "check"]
 
 
+Value = int | float | str | bool | tuple[int, ...] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """An option that schedules may have: what it means, and which values it takes.
 
-    `choices` is empty for numbers. `optional` options take None, which `absent` explains.
+    `choices` is empty for what is not one of a few words. `optional` options take None, which
+    `absent` explains. An option of kind tuple takes one number, or a list of one for each module.
     """
 
     meaning: str
-    kind: type[int] | type[float] | type[str]
+    kind: type[int] | type[float] | type[str] | type[bool] | type[tuple[int, ...]]
     rule: str
     remedy: str
     holds: Callable[[float], bool] = lambda value: True
     choices: tuple[str, ...] = ()
     absent: str = ""
 
-    def read(self, flag: str, value: object) -> int | float | str | None:
+    def read(self, flag: str, value: object) -> Value:
         """The value, checked. Raises `InputError` naming the flag, the value and the rule."""
         if value is None and self.absent:
             return None
+        if self.kind is tuple and isinstance(value, list | tuple) and value:
+            return tuple(int(self._number(flag, each)) for each in value)
         if self.kind is str:
             if value in self.choices:
                 return str(value)
             raise InputError(flag, value, self.rule, self.remedy)
+        if self.kind is bool:
+            if isinstance(value, bool):
+                return value
+            raise InputError(flag, value, self.rule, self.remedy)
+        return self._number(flag, value)
+
+    def _number(self, flag: str, value: object) -> int | float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(flag, value, self.rule, self.remedy)
-        if isinstance(value, float) and (self.kind is int or not math.isfinite(value)):
+        if isinstance(value, float) and (self.kind is not float or not math.isfinite(value)):
             raise InputError(flag, value, self.rule, self.remedy)
         if not self.holds(value):
             raise InputError(flag, value, self.rule, self.remedy)
@@ -52,6 +65,10 @@ def _choice(meaning: str, *choices: str) -> Option:
     return Option(meaning, str, rule, "choose one of these", choices=choices)
 
 
+def _switch(meaning: str) -> Option:
+    return Option(meaning, bool, "must be true or false", "give one of these")
+
+
 OPTIONS: Final[dict[str, Option]] = {
     "batches": _count("mini-batches to train on, N"),
     "modules": _count("modules that the network is split into, K; one worker each, but for bp"),
@@ -59,6 +76,29 @@ OPTIONS: Final[dict[str, Option]] = {
     "accumulation": _count("gradients per update, M"),
     "forward_threads": _count("threads that run forward passes, F"),
     "backward_threads": _count("threads that run backward passes, B"),
+    "chunks": _count("blocks of each worker, not next to each other, V"),
+    "micro_batches": _count("parts into which each mini-batch is split, m"),
+    "processes": _count("processes that train side by side, P"),
+    "replicas": _count("copies of the weights, each trained by workers of its own, R"),
+    "averaging": _count("batches that a replica trains on between two averagings"),
+    "loaders": Option(
+        "workers that load batches ahead; 0: batches are there",
+        int,
+        "must be a whole number of at least 0",
+        "give 0 or more",
+        lambda n: n >= 0,
+    ),
+    "prefetch": _count("loaded batches that may wait"),
+    "tangents": _count("random directions of each forward gradient"),
+    "time_steps": _count("time steps of a sequence"),
+    "in_flight": Option(
+        "batches that a module may hold at once: one number, or one for each module",
+        tuple,
+        "must be a whole number of at least 1, or a list of one for each module",
+        "give one such as 4 or 4,3,2,1",
+        lambda n: n >= 1,
+        absent="modules above it, itself included",
+    ),
     "queue_capacity": _count("losses that may wait for a backward thread", "unbounded"),
     "shrink": Option(
         "factor on a gradient at each hop from a module to the one before",
@@ -79,6 +119,24 @@ OPTIONS: Final[dict[str, Option]] = {
         "each module's own first gradient, as its released code",
         "batch",
         "gradient",
+    ),
+    "recompute": _switch(
+        "keep the input of a forward pass instead of its graph, and run it again before the "
+        "backward pass (checkpointing)"
+    ),
+    "lockstep": _switch("all modules start each iteration together, as the papers draw it"),
+    "directions": _choice("what random directions are drawn from", "gaussian", "rademacher"),
+    "keep": _choice(
+        "what is kept until a direction is used: itself, or the seed that it is drawn from again",
+        "tangent",
+        "seed",
+    ),
+    "alpha": Option(
+        "scale of the directions of all layers but the classifier's",
+        float,
+        "must be at least 0",
+        "give 1 to leave them as they are",
+        lambda x: x >= 0,
     ),
     "write": _choice(
         "an update adds to the shared weights, or assigns the thread's own copy to them",
@@ -105,7 +163,7 @@ OPTIONS: Final[dict[str, Option]] = {
 }
 
 
-def check(name: str, value: object, flag: str | None = None) -> int | float | str | None:
+def check(name: str, value: object, flag: str | None = None) -> Value:
     """The value of option `name`, checked. Raises `InputError` naming `flag`, or else the option.
 
     >>> check("modules", 4)

@@ -1,10 +1,11 @@
 """The registered schedules: name -> factory, with what the documentation says of each."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from simcore.compositions import COMPOSED
 from simcore.options import OPTIONS
 from simcore.schedule import Schedule
 
@@ -17,8 +18,12 @@ Factory = Callable[..., Schedule]
 class Entry:
     """A registered schedule.
 
-    `defaults` are the factory's options with their defaults. `blocks_option` is the option that
-    says how many blocks (and so, but for baselines, how many workers) there are.
+    `defaults` are the factory's options with their defaults, and then those of `compositions`, what
+    can be put around it (see `simcore.compositions`). `blocks_option` is the option that says how
+    many blocks there are, times the `chunks` if it has them. `lockings_broken`, `gap`, `memory`
+    (what a module keeps), `extra_parameters` and `per_update` (the mini-batches that an update
+    sees) are what the table of schedules says. `rows` are the operations, updates apart, that a
+    trace has at most for each pass of a batch through a block, and for each batch besides.
     """
 
     name: str
@@ -27,26 +32,64 @@ class Entry:
     source: str
     lockings_broken: str
     gap: str
+    memory: str
+    extra_parameters: str
+    per_update: str
     blocks_option: str
+    compositions: tuple[str, ...]
+    rows: tuple[int, int]
     defaults: dict[str, object]
+
+    def blocks(self, options: Mapping[str, object]) -> int:
+        """How many blocks there are with these options; the rest have defaults."""
+        given = {**self.defaults, **options}
+        blocks, chunks = given[self.blocks_option], given.get("chunks", 1)
+        assert isinstance(blocks, int)
+        assert isinstance(chunks, int)
+        return blocks * chunks
 
 
 SCHEDULES: Final[dict[str, Entry]] = {}
 
 
 def register(
-    name: str, *, title: str, source: str, lockings_broken: str, gap: str, blocks_option: str
+    name: str,
+    *,
+    title: str,
+    source: str,
+    lockings_broken: str,
+    gap: str,
+    memory: str,
+    per_update: str = "1",
+    extra_parameters: str = "none",
+    blocks_option: str = "modules",
+    compositions: tuple[str, ...] = (),
+    rows: tuple[int, int] = (8, 4),
 ) -> Callable[[Factory], Factory]:
     """Register a factory under a name; every generic test and reader then covers it."""
 
     def add(factory: Factory) -> Factory:
         parameters = inspect.signature(factory).parameters.values()
         defaults = {parameter.name: parameter.default for parameter in parameters}
+        for composition in compositions:
+            defaults |= COMPOSED[composition]
         unknown = defaults.keys() - OPTIONS.keys()
         if unknown or name in SCHEDULES:
             raise TypeError(f"{name}: registered twice, or with options unknown: {unknown}")
         SCHEDULES[name] = Entry(
-            name, factory, title, source, lockings_broken, gap, blocks_option, defaults
+            name,
+            factory,
+            title,
+            source,
+            lockings_broken,
+            gap,
+            memory,
+            extra_parameters,
+            per_update,
+            blocks_option,
+            compositions,
+            rows,
+            defaults,
         )
         return factory
 

@@ -82,6 +82,10 @@ class Rounds:
         counts.joined[worker] += 1
         return counts.finished[counts.joined[worker] - 1]
 
+    def withdraw(self, worker: int) -> None:
+        """Let a worker no longer wait for the round that it is to join."""
+        self.waiting.pop(worker, None)
+
     def leave(self, worker: int, now: int) -> None:
         """A worker has ended: no round waits for it any more."""
         for number, members in self.members.items():

@@ -84,7 +84,7 @@ RULES: Final[dict[type[Any], Rule]] = {
         meaning="as Forward, but keeps its input for a Replay instead of a graph",
         consumes=_UP,
         makes=(("input", 0), ("activation", 0)),
-        makes_last=(("input", 0),),
+        makes_last=(("input", 0), ("gradient", 0)),
     ),
     Evaluate: Rule(
         timed=True,
@@ -112,7 +112,6 @@ RULES: Final[dict[type[Any], Rule]] = {
         meaning="the forward pass again; under stash with the same weights, else this is v_f",
         consumes=(("input", 0),),
         makes=(("graph", 0),),
-        makes_last=(("graph", 0), ("gradient", 0)),
     ),
     Backward: Rule(
         timed=True,

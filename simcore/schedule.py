@@ -9,9 +9,10 @@ from typing import Literal
 from simcore.errors import InputError
 from simcore.ops import Channel, Group, Worker
 
-__all__ = ["Policy", "Schedule", "WeightRules"]
+__all__ = ["Policy", "Schedule", "WeightRules", "Window"]
 
 Policy = Literal["stash", "mixed"]
+Window = int | tuple[int, ...]  # one number for all modules, or one for each
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,11 @@ def _values(option: Option, most: int) -> st.SearchStrategy[Any]:
     values: st.SearchStrategy[Any]
     if option.choices:
         values = st.sampled_from(option.choices)
+    elif option.kind is bool:
+        values = st.booleans()
+    elif option.kind is tuple:
+        one = st.integers(1, most)
+        values = one | st.lists(one, min_size=1, max_size=most).map(tuple)
     elif option.kind is int:
         values = st.sampled_from([number for number in range(most + 1) if option.holds(number)])
     else:

@@ -10,7 +10,7 @@ from analysis.cli.output import Bar, console, folder, print_json
 from analysis.cli.training import NetworkFlags, OptimizerFlags, Setup, TrainingFlags
 from analysis.cli.values import one_of, option_value
 from simcore.errors import InputError, RunError
-from simcore.schedules import build, find
+from simcore.schedules import check_together, find
 
 if TYPE_CHECKING:
     from executor.run import Runtime
@@ -118,8 +118,7 @@ def _choices(texts: list[str], common: Mapping[str, str]) -> list[Choice]:
             if option in entry.defaults and option not in own and option not in ignored
         }
         options = {**own, **shared}
-        # The smallest such schedule shows whether the options go together.
-        build(name, flags=FLAGS, **{**options, "batches": 1, entry.blocks_option: 1})
+        check_together(name, FLAGS, options)
         if (name, options) in found:
             raise InputError("schedule", text, "must be given once", "leave one out")
         found.append((name, options))

@@ -10,7 +10,7 @@ import typer
 from analysis.cli.values import option_value
 from simcore.errors import InputError
 from simcore.options import OPTIONS
-from simcore.schedules import SCHEDULES, build, find
+from simcore.schedules import SCHEDULES, check_together, find
 
 __all__ = [
     "FLAGS",
@@ -41,6 +41,12 @@ _LETTERS: Final = {
     "forward_threads": "F",
     "backward_threads": "B",
     "shrink": "X",
+    "alpha": "X",
+    "chunks": "V",
+    "processes": "P",
+    "replicas": "R",
+    "micro_batches": "m",
+    "in_flight": "n,...",
 }
 
 
@@ -112,7 +118,10 @@ def _parameters_of_schedules() -> list[inspect.Parameter]:
 
 
 def _metavar(name: str) -> str:
-    return "|".join(OPTIONS[name].choices) or _LETTERS.get(name, "N")
+    option = OPTIONS[name]
+    if option.kind is bool:
+        return "true|false"
+    return "|".join(option.choices) or _LETTERS.get(name, "N")
 
 
 def _meaning(name: str) -> str:
@@ -140,8 +149,7 @@ def read_options(schedule: str, given: Mapping[str, str]) -> dict[str, object]:
     read: dict[str, object] = {
         name: option_value(name, text, FLAGS[name]) for name, text in given.items()
     }
-    # The smallest such schedule shows whether the options go together.
-    build(schedule, flags=FLAGS, **{**read, "batches": 1, entry.blocks_option: 1})
+    check_together(schedule, FLAGS, read)
     return read
 
 

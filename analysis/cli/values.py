@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 from simcore.errors import InputError
-from simcore.options import OPTIONS
+from simcore.options import OPTIONS, Option, Value
 from simcore.ticks import exact
 
 __all__ = ["MOST_SEED", "number", "one_of", "option_value", "whole"]
@@ -59,7 +59,7 @@ def one_of(text: str, flag: str, choices: tuple[str, ...]) -> str:
     raise InputError(flag, _short(text), f"must be one of {', '.join(choices)}", "choose one")
 
 
-def option_value(name: str, text: str, flag: str) -> int | float | str | None:
+def option_value(name: str, text: str, flag: str) -> Value:
     """The value of a schedule's option, checked by the option's own rule.
 
     >>> option_value("shrink", "1/2", "--shrink"), option_value("order", "update-first", "--order")
@@ -72,12 +72,22 @@ def option_value(name: str, text: str, flag: str) -> int | float | str | None:
         return None
     if option.kind is str:
         return option.read(flag, text)
+    if option.kind is bool:
+        return option.read(flag, {"true": True, "false": False}.get(text.lower(), text))
+    if option.kind is tuple:
+        parts = tuple(_whole(part, flag, option) for part in text.split(","))
+        return option.read(flag, parts if len(parts) > 1 else parts[0])
+    if option.kind is int:
+        return option.read(flag, _whole(text, flag, option))
     value = _exact(text, flag, option.rule, option.remedy)
-    if option.kind is float:
-        return option.read(flag, float(value))
+    return option.read(flag, float(value))
+
+
+def _whole(text: str, flag: str, option: Option) -> int:
+    value = _exact(text, flag, option.rule, option.remedy)
     if value.denominator != 1:
         raise InputError(flag, _short(text), option.rule, option.remedy)
-    return option.read(flag, int(value))
+    return int(value)
 
 
 def _exact(text: str, flag: str, rule: str, remedy: str) -> Fraction:

@@ -19,7 +19,10 @@ __all__ = ["async_bu", "async_lu"]
     source="Async BP, Algorithm 1",
     lockings_broken="forward, backward, update",
     gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil((beta (L-l+1) - (l-1)) / L))",
+    memory="graphs of all batches in flight, the queue of losses included",
     blocks_option="layers",
+    compositions=("loaders",),
+    rows=(2, 3),
 )
 def async_lu(
     layers: int = 4,
@@ -71,7 +74,10 @@ def async_lu(
     source="Async BP, section 3.4",
     lockings_broken="forward, backward, update",
     gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil(beta - (l-1) / L))",
+    memory="graphs of all batches in flight, the queue of losses included",
     blocks_option="layers",
+    compositions=("loaders",),
+    rows=(2, 3),
 )
 def async_bu(
     layers: int = 4,

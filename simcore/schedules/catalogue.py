@@ -5,13 +5,18 @@ registers all schedules.
 """
 
 import difflib
+from collections.abc import Mapping
+from typing import Any, Final
 
+from simcore.compositions import compose
 from simcore.errors import InputError
 from simcore.options import check
 from simcore.registry import SCHEDULES, Entry
 from simcore.schedule import Schedule
 
-__all__ = ["build", "find"]
+__all__ = ["build", "check_together", "find", "rebuild"]
+
+_MOST_BUILT: Final = 4096  # workers of a schedule that is built only to see whether it can be
 
 
 def find(name: str) -> Entry:
@@ -44,4 +49,27 @@ def build(name: str, *, flags: dict[str, str] | None = None, **options: object) 
                 f"leave it out; {name} has {', '.join(entry.defaults)}",
             )
         options[option] = check(option, value, flags.get(option))
-    return entry.factory(**{**entry.defaults, **options})
+    return compose(entry.factory, {**entry.defaults, **options}, flags)
+
+
+def rebuild(schedule: Schedule, **changes: object) -> Schedule:
+    """A registered schedule once more, with some of its options changed."""
+    options: dict[str, Any] = {**schedule.options, **changes}
+    return build(schedule.name, **options)
+
+
+def check_together(name: str, flags: dict[str, str], options: Mapping[str, object]) -> None:
+    """Raise `InputError` for options of a schedule that do not go together, however large they are.
+
+    Builds a small schedule in place of one that may be too large to build.
+    """
+    entry = find(name)
+    given = {**entry.defaults, **options}
+    for option, value in given.items():
+        check(option, value, flags.get(option))
+        if type(value) is int and value > _MOST_BUILT:
+            given[option] = 1
+    batches, replicas = given["batches"], given.get("replicas", 1)
+    assert isinstance(batches, int)
+    assert isinstance(replicas, int)
+    build(name, flags=flags, **{**given, "batches": min(batches, replicas)})

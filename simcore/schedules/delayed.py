@@ -18,7 +18,9 @@ __all__ = ["adl", "fdg"]
     source="FDG, Algorithm I",
     lockings_broken="forward, backward, update",
     gap="max(0, 2(K-k) - 1)",
-    blocks_option="modules",
+    memory="2(K-k) + 1 graphs",
+    compositions=("recompute", "replicas", "loaders"),
+    rows=(6, -1),
 )
 def fdg(
     modules: int = 4, batches: int = 100, shrink: float = 1.0, weights: Policy = "stash"
@@ -74,7 +76,10 @@ def fdg(
     source="ADL, Algorithm 1",
     lockings_broken="forward, backward, update",
     gap="s - floor((Ms + j - 2(K-k)) / M), mean 2(K-k) / M",
-    blocks_option="modules",
+    memory="2(K-k) + 1 graphs",
+    per_update="M",
+    compositions=("recompute", "replicas", "loaders"),
+    rows=(6, -1),
 )
 def adl(
     modules: int = 4,
@@ -149,4 +154,5 @@ def adl(
             for k in range(1, modules + 1)
         ),
         weights=WeightRules(policy=weights, reduce=reduce),
+        batches_per_update=accumulation,
     )

@@ -7,16 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simcore.compositions import COMPOSED
 from simcore.errors import InputError
 from simcore.ops import Channel, Item, Worker
 from simcore.options import OPTIONS, check
 from simcore.registry import Entry, register
-from simcore.schedule import Schedule, WeightRules
+from simcore.schedule import Schedule, WeightRules, Window
 from simcore.schedules import SCHEDULES, build, find
 from simcore.testing import options, schedules
 
 COUNT = "must be a whole number of at least 1; give 1 or more"
-COUNTS = ("batches", "modules", "layers", "accumulation", "forward_threads", "backward_threads")
+COUNTS = (
+    "batches",
+    "modules",
+    "layers",
+    "chunks",
+    "micro_batches",
+    "processes",
+    "replicas",
+    "averaging",
+    "prefetch",
+    "tangents",
+    "time_steps",
+    "accumulation",
+    "forward_threads",
+    "backward_threads",
+)
+WINDOWS = "must be a whole number of at least 1, or a list of one for each module"
 SHRINK = "must be above 0 and at most 1; give 1 to leave gradients as they are"
 
 
@@ -39,6 +56,8 @@ def lines_of_counts() -> list[tuple[str, object, str]]:
 
 def lines_of_choices() -> list[tuple[str, object, str]]:
     choices = {
+        "directions": "gaussian, rademacher",
+        "keep": "tangent, seed",
         "order": "forward-first, update-first",
         "reduce": "mean, sum",
         "window": "batch, gradient",
@@ -54,11 +73,30 @@ def lines_of_choices() -> list[tuple[str, object, str]]:
     ]
 
 
+def lines_of_others() -> list[tuple[str, object, str]]:
+    shown: list[tuple[object, str]] = [(0, "0"), ("4", "'4'"), ([], "'[]'"), (True, "True")]
+    windows = f"{WINDOWS}; give one such as 4 or 4,3,2,1"
+    found: list[tuple[str, object, str]] = [
+        ("in_flight", value, f"in_flight is {text}: {windows}") for value, text in shown
+    ]
+    found += [("in_flight", (2, 0), f"in_flight is 0: {windows}")]
+    loaders = "must be a whole number of at least 0; give 0 or more"
+    found += [("loaders", value, f"loaders is {value}: {loaders}") for value in (-1, 0.5)]
+    alpha = "must be at least 0; give 1 to leave them as they are"
+    found += [("alpha", value, f"alpha is {value}: {alpha}") for value in (-0.1, float("nan"))]
+    return found + [
+        (name, value, f"{name} is {text}: must be true or false; give one of these")
+        for name in ("recompute", "lockstep")
+        for value, text in ((1, "1"), ("true", "'true'"), (None, "'None'"))
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
         *lines_of_counts(),
         *lines_of_choices(),
+        *lines_of_others(),
         *(
             ("shrink", value, f"shrink is {shown}: {SHRINK}")
             for value, shown in [
@@ -81,7 +119,8 @@ def test_a_bad_value_gets_one_line(name: str, value: object, line: str) -> None:
 
 
 def test_every_option_has_a_tested_rule() -> None:
-    tested = {name for name, _, _ in (*lines_of_counts(), *lines_of_choices())} | {"shrink"}
+    lines = (*lines_of_counts(), *lines_of_choices(), *lines_of_others())
+    tested = {name for name, _, _ in lines} | {"shrink"}
     assert tested == OPTIONS.keys()
     used = {option for entry in SCHEDULES.values() for option in entry.defaults}
     assert used == OPTIONS.keys()
@@ -111,10 +150,14 @@ def test_entries_agree_with_their_factories(entry: Entry) -> None:
     assert find(entry.name) is entry
     for option, default in entry.defaults.items():
         assert check(option, default) == default
+    around = {option for name in entry.compositions for option in COMPOSED[name]}
     hints = get_type_hints(entry.factory)
-    for option in entry.defaults:
+    assert entry.defaults.keys() == around | (hints.keys() - {"return"})
+    for option in hints.keys() - {"return"}:
         kind = OPTIONS[option].kind
-        if kind is str:
+        if kind is tuple:
+            assert hints[option] in (Window, Window | None)
+        elif kind is str:
             assert get_args(hints[option]) == OPTIONS[option].choices
         else:
             assert hints[option] in (kind, kind | None)
@@ -147,7 +190,8 @@ def test_any_unknown_name_is_refused_in_one_line(name: str) -> None:
 def test_an_option_that_a_schedule_lacks_is_refused() -> None:
     line = (
         "accumulation is 2: is not an option of fdg; "
-        "leave it out; fdg has modules, batches, shrink, weights"
+        "leave it out; fdg has modules, batches, shrink, weights, "
+        "recompute, replicas, loaders, prefetch"
     )
     with pytest.raises(InputError, match=f"^{re.escape(line)}$"):
         build("fdg", accumulation=2)
@@ -213,20 +257,24 @@ def test_options_arrive_where_they_belong(data: st.DataObject, name: str) -> Non
     except InputError:
         return
     assert schedule.options == drawn
-    assert schedule.blocks == drawn[SCHEDULES[name].blocks_option]
-    assert schedule.batches == drawn["batches"]
+    assert schedule.blocks == SCHEDULES[name].blocks(drawn)
+    assert schedule.batches == drawn["batches"] * passes(drawn)
     rules = {"weights": "policy"}
     for option, value in drawn.items():
         attribute = rules.get(option, option)
         if attribute in WeightRules.__slots__:
             assert getattr(schedule.weights, attribute) == value
     capacities = {channel.capacity for channel in schedule.channels}
-    assert capacities <= {None, drawn.get("queue_capacity")}
+    assert capacities <= {None, drawn.get("queue_capacity"), drawn.get("prefetch")}
+
+
+def passes(drawn: dict[str, Any]) -> int:
+    """How often a mini-batch goes through the network, part by part."""
+    return int(drawn.get("micro_batches", 1) * drawn.get("time_steps", 1))
 
 
 def test_nothing_is_registered_twice_or_with_unknown_options() -> None:
-    texts = ("title", "source", "lockings_broken", "gap", "blocks_option")
-    about = dict.fromkeys(texts, "")
+    about: Any = dict.fromkeys(("title", "source", "lockings_broken", "gap", "memory"), "")
 
     def known(modules: int = 1) -> Schedule:
         raise NotImplementedError

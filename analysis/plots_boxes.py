@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.plots_style import INK
+from simcore.grid import LETTERS
 from simcore.trace import KIND, Trace
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "COMPUTE",
     "LOOKS",
     "OUTLINE_POINTS",
+    "PASSES_UP",
     "Look",
     "View",
     "draw_boxes",
@@ -47,15 +49,27 @@ class Look:
 
 # Safe for the colour-blind; in grey they differ by lightness, and messages by their height too.
 LOOKS: Final = {
-    "forward": Look(("forward",), "#8ec3eb", INK),
-    "backward": Look(("backward",), "#c2571a"),
-    "update": Look(("update",), "#35235d"),
+    "load": Look(("load",), "#b9b9b9", INK),
+    "forward": Look(("forward", "evaluate"), "#8ec3eb", INK),
+    "tangent": Look(("tangent",), "#5fa8a0", INK),
+    "replay": Look(("replay",), "#d6e6f2", INK),
+    "estimate": Look(("estimate", "refine"), "#e3c94f", INK),
+    "backward": Look(("backward", "backward_input"), "#c2571a"),
+    "weight gradient": Look(("backward_weight", "project"), "#eab08a", INK),
+    "update": Look(("update", "snapshot", "merge"), "#35235d"),
     "message": Look(("send", "receive"), "#1f9e77", height=0.34),
+    "all-reduce": Look(("join",), "#7d7d7d", height=0.34),
 }
-COMPUTE: Final = tuple(KIND[kind] for kind in ("forward", "backward", "update"))
+COMPUTE: Final = tuple(LETTERS)
 OUTLINE_POINTS: Final = 1.4
 
-_PASSES: Final = (KIND["forward"], KIND["backward"])
+PASSES_UP: Final = tuple(KIND[kind] for kind in ("forward", "evaluate", "tangent"))
+_PASSES: Final = tuple(
+    code
+    for code in COMPUTE
+    if code not in {KIND[kind] for kind in ("update", "snapshot", "merge", "load")}
+)
+_LOOK_OF: Final = {code: look for look in LOOKS.values() for code in look.codes}
 _NUMBER_SIZES: Final = (7.5, 6.0)  # of batch numbers, in points
 
 
@@ -122,11 +136,13 @@ def _points(axes: "Axes") -> tuple[float, float]:
 
 
 def draw_boxes(axes: "Axes", view: View) -> None:
-    """Draw a box for every span, as one collection for each entry of `LOOKS`."""
+    """Draw a box for every span, as one collection for each entry of `LOOKS` that there is."""
     from matplotlib.collections import PolyCollection
 
     for name, look in LOOKS.items():
         seen = view.of_kinds(look.codes)
+        if not len(seen.spans):
+            continue
         # A white edge parts neighbours, but would hide a box that is not much wider than itself;
         # a thin box gets an edge of its own colour, unless there are so many that they would smear.
         width = (seen.end - seen.start) * _points_per_unit(axes)
@@ -171,7 +187,7 @@ def draw_numbers(axes: "Axes", view: View) -> None:
     roomy = seen.end[last] - seen.start[first] >= room("0", _NUMBER_SIZES[-1])
     for begin, end in zip(first[roomy].tolist(), last[roomy].tolist(), strict=True):
         _, _, row, _, kind, _, batch, _ = seen.spans[begin].tolist()
-        look = LOOKS["forward" if kind == KIND["forward"] else "backward"]
+        look = _LOOK_OF[kind]
         ends = [(seen.start[box], seen.end[box]) for box in range(begin, end + 1)]
         ends.append((seen.start[begin], seen.end[end]))
         for size, (left, right) in itertools.product(sizes, ends):

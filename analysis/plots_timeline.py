@@ -9,6 +9,7 @@ from analysis.plots_boxes import (
     COMPUTE,
     LOOKS,
     OUTLINE_POINTS,
+    PASSES_UP,
     View,
     draw_boxes,
     draw_numbers,
@@ -27,7 +28,7 @@ from analysis.plots_style import (
     tidy,
     time_unit,
 )
-from simcore.trace import KIND, Trace
+from simcore.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -85,14 +86,14 @@ def draw_timelines(
 
 def _taken(trace: Trace, batch: int) -> int:
     """The tick at which the first forward pass of a batch starts; that of the trace if none."""
-    forward = trace.of_kind("forward")
+    forward = trace.spans[np.isin(trace.spans["kind"], PASSES_UP)]
     starts = forward["start"][forward["batch"] == batch]
     return int(starts.min()) if batch > 0 and len(starts) else trace.start
 
 
 def _first_batch(traces: Sequence[tuple[str, Trace]], wanted: int | None, batches: int) -> int:
     """The first batch of the window, one that every trace has."""
-    last = min(int(trace.spans["batch"].max(initial=0)) for _, trace in traces)
+    last = min(trace.header.batches for _, trace in traces) - 1
     return max(0, (last + 1 - batches) // 2) if wanted is None else min(wanted, last)
 
 
@@ -100,7 +101,7 @@ def _duration_s(traces: Sequence[tuple[str, Trace]], batches: int) -> float:
     """Seconds that the slowest trace needs for so many batches, by its mean over the run."""
     durations = [
         trace.seconds(trace.end - trace.start)
-        * min(1.0, batches / (1 + trace.spans["batch"].max(initial=0)))
+        * min(1.0, batches / trace.header.batches)
         for _, trace in traces
     ]
     return float(max(durations)) or 1.0
@@ -110,7 +111,7 @@ def _outlined_batch(views: Sequence[View], first: int) -> int | None:
     """The batch to follow: the earliest, from `first` on, that goes forward in every view."""
     sets = []
     for view in views:
-        batches = view.of_kinds((KIND["forward"],)).spans["batch"]
+        batches = view.of_kinds(PASSES_UP).spans["batch"]
         sets.append(set(batches[batches >= first].tolist()))
     return min(set.intersection(*sets), default=None)
 

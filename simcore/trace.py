@@ -45,6 +45,7 @@ KIND: Final[dict[str, int]] = {kind_of(kind): code for code, kind in enumerate(K
 class Header:
     """What a trace is of. `tick_s` is the length of a tick in seconds, exact.
 
+    `batches` counts passes, each of which handled one of `micro_batches` parts of a mini-batch.
     `replicas` says which copy of the weights each worker uses; it is empty where there is but one.
     Versions count the updates of a block in one replica.
 
@@ -64,6 +65,7 @@ class Header:
     about: Mapping[str, Any] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     replicas: tuple[int, ...] = ()
+    micro_batches: int = 1
 
     @classmethod
     def of(
@@ -88,7 +90,13 @@ class Header:
             about,
             tuple(group.name for group in schedule.groups),
             schedule.replicas if any(schedule.replicas) else (),
+            schedule.micro_batches,
         )
+
+    @property
+    def mini_batches(self) -> int:
+        """Whole mini-batches: `batches` counts the parts of them that passed one by one."""
+        return self.batches // self.micro_batches
 
     def replica(self, worker: NDArray[np.int64]) -> NDArray[np.int64]:
         """The replica of each of these workers."""

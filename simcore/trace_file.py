@@ -48,6 +48,7 @@ def _texts(trace: Trace) -> Iterator[str]:
         "channels": header.channels,
         "groups": header.groups,
         "replicas": header.replicas,
+        "micro_batches": header.micro_batches,
         "tick_s": str(header.tick_s),
         "seed": header.seed,
         "about": dict(header.about),
@@ -155,6 +156,7 @@ _HEADER: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "channels": (_is_names, "must be a list of names"),
     "groups": (_is_names, "must be a list of names"),
     "replicas": (_is_numbers, "must be a list of whole numbers of at least 0"),
+    "micro_batches": (_is_count, "must be a whole number from 1 to 2**63 - 1"),
     "tick_s": (_is_ratio, 'must be an exact ratio above 0 in a string, such as "1/3"'),
     "seed": (lambda value: type(value) is int, "must be a whole number"),
     "about": (_is_object, "must be an object"),
@@ -190,4 +192,5 @@ def _header(name: str, document: dict[str, Any]) -> Header:
         about=document["about"],
         groups=tuple(document["groups"]),
         replicas=tuple(document["replicas"]),
+        micro_batches=document["micro_batches"],
     )

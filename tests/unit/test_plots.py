@@ -106,12 +106,13 @@ def rows_sorted(table: np.ndarray) -> np.ndarray:
 
 def test_boxes_are_the_spans_in_the_window(traces: list[tuple[str, Trace]]) -> None:
     middle_s = traces[1][1].seconds(traces[1][1].end) / 2
-    window_s = (middle_s * 0.8, middle_s)
+    window_s = (middle_s * 0.3, middle_s)
     figure = draw_timelines(traces, window_s)
     assert len(figure.axes) == 2
     for axes, (_, trace) in zip(figure.axes, traces, strict=True):
         expected = drawn(trace, window_s)
         assert sum(map(len, expected.values())) > 2
+        assert boxes_of(axes).keys() == {name for name, boxes in expected.items() if len(boxes)}
         for name, boxes in boxes_of(axes).items():
             _, right = axes.get_xlim()
             in_s = boxes * (window_s[1] / right, window_s[1] / right, 1)

@@ -163,6 +163,11 @@ class Cluster:
         """The link over which this channel's messages, or this group's averages, travel."""
         return self.links.get(name, self.link)
 
+    @property
+    def faults(self) -> tuple[Pause | Loss, ...]:
+        """What stops workers, for a while or for good."""
+        return (*self.pauses, *self.losses)
+
     def slowdown(self, worker: int) -> Fraction:
         """The factor on the compute times of a worker, counted from 0; 1 is as measured."""
         factors = (each.factor for each in self.stragglers if each.worker == worker)

@@ -7,6 +7,7 @@ from typing import Final
 
 from simcore.cluster import Cluster, ring_all_reduce_s
 from simcore.errors import InputError
+from simcore.faults import refuse_strangers
 from simcore.ops import Channel, Group
 from simcore.schedule import Schedule
 from simcore.ticks import Tick, choose_tick
@@ -17,7 +18,6 @@ __all__ = ["Costs", "Delays", "message_bytes"]
 # A factor that a random duration exceeds with no practical probability, for the estimate of the
 # makespan that must fit into 62 bits.
 _JITTER_HEADROOM: Final = 64
-_TENSORS: Final = ("activation", "gradient", "error")
 _NANOSECOND: Final = Fraction(1, 10**9)
 
 
@@ -47,12 +47,16 @@ class Costs:
 
     @classmethod
     def of(
-        cls, schedule: Schedule, blocks: Workload, cluster: Cluster, jitter: float = 0.0
+        cls, schedule: Schedule, blocks: Workload, cluster: Cluster, random: bool = False
     ) -> "Costs":
         """Costs of a schedule whose blocks cost what the layers of `blocks` do.
 
-        Raises `InputError` if the workload does not have one layer for each block.
+        `random` says whether durations will vary, so that no tick can make them exact.
+
+        Raises `InputError` if the workload does not have one layer for each block, or the cluster
+        has faults of workers that there are not.
         """
+        refuse_strangers((*cluster.stragglers, *cluster.faults), len(schedule.workers))
         layers = blocks.layers
         if len(layers) != schedule.blocks:
             raise InputError(
@@ -71,12 +75,19 @@ class Costs:
         slowest = min(
             cluster.device(cluster.device_of(worker)).speed(workers) for worker in range(workers)
         )
+        factors = {Fraction(1), *(cluster.slowdown(worker) for worker in range(workers))}
+        given = [fault.at_s for fault in cluster.faults if fault.at_s is not None]
+        given += [pause.for_s for pause in cluster.pauses]
         rounds_of_batches = schedule.batches + 4 * schedule.blocks
-        longest = rounds_of_batches * (sum(times) / slowest + sum(waits))
-        if jitter:
+        longest = rounds_of_batches * (sum(times) * max(factors) / slowest + sum(waits))
+        longest += sum(given)
+        if random:
             tick = choose_tick([_NANOSECOND], longest * _JITTER_HEADROOM)
+        elif any(fault.mean_s is not None for fault in cluster.faults):
+            tick = choose_tick([_NANOSECOND], longest)
         else:
-            tick = choose_tick([*times, *waits], longest)
+            slowed = [time * factor for time in times for factor in factors]
+            tick = choose_tick([*slowed, *waits, *given], longest)
         return cls(
             tick,
             {kind: tuple(tick.ticks(time) for time in compute[kind]) for kind in compute},
@@ -95,7 +106,7 @@ def _compute_seconds(schedule: Schedule, blocks: Workload) -> dict[str, list[Fra
         "replay": [layer.forward_s * part for layer in layers],
         "tangent": [layer.tangent_time_s * schedule.weights.tangents * part for layer in layers],
         "backward": [layer.backward_s * part for layer in layers],
-        "project": [layer.project_s for layer in layers],
+        "project": [layer.project_s * schedule.weights.tangents * part for layer in layers],
         "estimate": [layer.auxiliary_s * part for layer in layers],
         "refine": [layer.auxiliary_s * part for layer in layers],
         "update": [layer.update_s for layer in layers],
@@ -106,20 +117,24 @@ def _compute_seconds(schedule: Schedule, blocks: Workload) -> dict[str, list[Fra
         first = [layer.backward_input_time_s for layer in layers]
         rest = [layer.backward_s - half for layer, half in zip(layers, first, strict=True)]
         seconds["backward_input"] = [time * part for time in first]
+        seconds["backward_through"] = seconds["backward_input"]
         seconds["backward_weight"] = [time * part for time in rest]
     found = {kind: [none, *times] for kind, times in seconds.items()}
     return found | {"load": [blocks.load_s * part]}
 
 
-def message_bytes(channel: Channel, blocks: Workload, micro_batches: int = 1) -> Fraction:
+def message_bytes(schedule: Schedule, channel: Channel, blocks: Workload) -> Fraction:
     """Bytes of one message, exact; of a part of a mini-batch where that is what passes.
 
-    Activations, gradients and errors move; graphs are handed over in place; a scalar has 4 bytes.
+    Activations, gradients and errors move, and a derivative for each direction of a forward
+    gradient; graphs are handed over in place; a scalar has 4 bytes for each direction.
     """
     outputs = [blocks.input_bytes, *(layer.activation_bytes for layer in blocks.layers)]
-    moved = sum(outputs[item.block] for item in channel.carries if item.kind in _TENSORS)
+    tangents = schedule.weights.tangents
+    times = {"activation": 1, "gradient": 1, "error": 1, "derivative": tangents}
+    moved = sum(outputs[item.block] * times.get(item.kind, 0) for item in channel.carries)
     scalars = sum(item.kind == "scalar" for item in channel.carries)
-    return Fraction(moved, micro_batches) + 4 * scalars
+    return Fraction(moved, schedule.micro_batches) + 4 * scalars * tangents
 
 
 def _link_seconds(
@@ -136,7 +151,7 @@ def _link_seconds(
     link = cluster.link_of(channel.name)
     wire = Fraction(0)
     if link.bytes_per_s is not None:
-        wire = message_bytes(channel, blocks, schedule.micro_batches) / link.bytes_per_s
+        wire = message_bytes(schedule, channel, blocks) / link.bytes_per_s
     return link.send_s, wire, link.latency_s, link.receive_s
 
 

@@ -1,13 +1,14 @@
 """The reference simulator: runs a schedule's programs on SimPy's event calendar.
 
 Time is integer ticks. An instant is settled in this order, until nothing is left: completions, by
-worker number; deliveries, in the order of departure; then the lowest-numbered runnable worker runs
-until it blocks or reaches an operation that takes time, and again from the start. Only then do the
-pending timed operations start, together. So whatever takes no time precedes whatever takes time.
+worker number; pauses and losses; deliveries, in the order of departure; then the lowest-numbered
+runnable worker runs until it blocks or reaches an operation that takes time, and again from the
+start. Only then do the pending timed operations start, together. So whatever takes no time precedes
+whatever takes time.
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +17,9 @@ import simpy
 
 from simcore.cluster import Cluster
 from simcore.costs import Costs
-from simcore.errors import IllegalOperationError
+from simcore.durations import Variations, chosen
 from simcore.grid import deadlock
+from simcore.interruptions import Interruptions
 from simcore.ledger import Ledger
 from simcore.ops import (
     Arrive,
@@ -35,15 +37,15 @@ from simcore.ops import (
     kind_of,
 )
 from simcore.post import Post
-from simcore.randomness import lognormal_factor
 from simcore.rounds import Rounds
 from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
-from simcore.sharing import SharedDevice
+from simcore.sharing import Devices
+from simcore.timing import Timing
 from simcore.trace import KIND, Header, Recorder, Trace
 from simcore.workload import Workload
 
-__all__ = ["simulate"]
+__all__ = ["simulate", "simulate_timed"]
 
 
 def simulate(
@@ -52,24 +54,49 @@ def simulate(
     cluster: Cluster | None = None,
     *,
     jitter: float = 0.0,
+    variation: Variations | None = None,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Trace:
     """Simulate a schedule whose block k costs what layer k of `blocks` does.
 
-    Without a cluster each worker has a device of its own and links are free. `jitter` is the
-    coefficient of variation of lognormal factors on all compute times, drawn from `seed`.
-    `progress` is told how many gradients an update has applied, each time.
+    Without a cluster each worker has a device of its own and links are free. `variation` gives the
+    distributions of factors on compute times, drawn from `seed`; `jitter`, for short, is the
+    coefficient of variation of lognormal ones. `progress` is told how many gradients an update has
+    applied, each time.
 
-    Raises `InputError` for a workload that does not fit the schedule, `IllegalOperationError` for
-    a program that breaks a rule, `DeadlockError` (with the worker x step grid) for programs that
-    wait for ever.
+    Where the cluster loses workers, the trace is of what the others could do without them: `lost`
+    of the header's `about` says when whom, in seconds, and `waiting` what each other worker that
+    did not end waits for.
+
+    Raises `InputError` for a workload or cluster that does not fit the schedule,
+    `IllegalOperationError` for a program that breaks a rule, `DeadlockError` (with the worker x
+    step grid) for programs that wait for ever although no worker was lost.
     """
     cluster = cluster or Cluster.private()
-    costs = Costs.of(schedule, blocks, cluster, jitter)
-    run = _Simulation(schedule, costs, cluster, jitter, seed, progress)
-    run.run()
-    about = {"engine": "simpy", "jitter": jitter}
+    variations = chosen(jitter, variation)
+    about: dict[str, Any] = {"engine": "simpy", "jitter": jitter}
+    about |= {"variation": f"{variation}"} if variation else {}
+    costs = Costs.of(schedule, blocks, cluster, variations.random)
+    timing = Timing(schedule, costs, cluster, variations, seed)
+    return simulate_timed(
+        schedule, costs, cluster, timing, seed=seed, progress=progress, about=about
+    )
+
+
+def simulate_timed(
+    schedule: Schedule,
+    costs: Costs,
+    cluster: Cluster,
+    timing: Timing,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Trace:
+    """As `simulate`, with what everything costs in ticks; `about` is for the trace's header."""
+    run = _Simulation(schedule, costs, cluster, timing, seed, progress)
+    about = {**(about or {}), **run.run()}
     return run.recorder.trace(Header.of(schedule, "simulated", costs.tick.seconds, seed, about))
 
 
@@ -81,7 +108,6 @@ class _Running:
     holdings: Holdings
     operation: Operation | None = None
     index: int = -1
-    computed: int = 0
     started: int = 0
     version: int = -1
     has_slot: bool = False
@@ -97,11 +123,11 @@ class _Simulation:
         schedule: Schedule,
         costs: Costs,
         cluster: Cluster,
-        jitter: float,
+        timing: Timing,
         seed: int,
         progress: Callable[[int], None] | None,
     ) -> None:
-        self.schedule, self.costs, self.jitter, self.seed = schedule, costs, jitter, seed
+        self.schedule, self.costs, self.timing = schedule, costs, timing
         self.progress = progress
         self.calendar = simpy.Environment(0)
         self.now = 0
@@ -111,28 +137,28 @@ class _Simulation:
             _Running(worker.program(), Holdings(worker.name, schedule.blocks))
             for worker in schedule.workers
         ]
-        self.post = Post(schedule, costs, self.at)
-        self.rounds = Rounds(schedule, self.round_ticks, self.at, self.wake)
-        self.placement = [cluster.device_of(worker) for worker in range(len(self.workers))]
-        self.devices = {
-            device: SharedDevice.of(cluster.device(device), self.placement.count(device))
-            for device in self.placement
-        }
+        self.post = Post(schedule, costs, cluster, self.at)
+        self.devices = Devices(cluster, len(self.workers), self.at)
+        self.interruptions = Interruptions(cluster, costs.tick, seed, self.at)
         self.runnable = list(range(len(self.workers)))
+        wake = partial(heapq.heappush, self.runnable)
+        self.rounds = Rounds(schedule, lambda n, block: costs.rounds[n][block], self.at, wake)
         self.starting: list[tuple[int, int]] = []
-        self.due_devices: set[int] = set()
-        self.wake_up: dict[int, int] = {}
-        self.changed: set[int] = set()
 
-    def run(self) -> None:
+    def run(self) -> dict[str, Any]:
+        """Run to the end; what there is to say of workers that were lost on the way."""
         self.settle()
         while (moment := self.calendar.peek()) != float("inf"):
+            self.now = int(moment)
             while self.calendar.peek() == moment:
                 self.calendar.step()
-            self.now = int(moment)
             self.settle()
-        if waiting := self.waiting():
+        waiting = self.waiting()
+        ended = [worker for worker, running in enumerate(self.workers) if running.ended]
+        lost = self.interruptions.report(self.schedule, ended, waiting)
+        if waiting and not lost:
             raise deadlock(self.schedule, self.recorder, waiting)
+        return lost
 
     def at(self, moment: int, action: Callable[[], None]) -> None:
         """Do something at a later tick, before that instant is settled."""
@@ -142,31 +168,35 @@ class _Simulation:
     def settle(self) -> None:
         """Settle the present instant, then start together what takes time."""
         while True:
-            done = [w for n in self.due_devices for w in self.devices[n].advance(self.now)]
-            self.changed |= self.due_devices
-            self.due_devices.clear()
-            for worker in sorted(done):
+            for worker in self.devices.complete(self.now):
                 self.finish(worker)
                 heapq.heappush(self.runnable, worker)
+            if self.interruptions.due:
+                self.interrupt()
             for worker, served in self.post.deliver():
                 self.workers[worker].served = served
                 heapq.heappush(self.runnable, worker)
             if not self.runnable:
                 break
-            self.advance(heapq.heappop(self.runnable))
+            worker = heapq.heappop(self.runnable)
+            if not self.interruptions.stands(worker):
+                self.advance(worker)
         for worker, duration in self.starting:
-            device = self.devices[self.placement[worker]]
-            device.advance(self.now)
-            device.start(worker, duration)
+            self.devices.start(worker, duration, self.now)
             self.begin(worker)
-            self.changed.add(self.placement[worker])
         self.starting.clear()
-        for number in self.changed:
-            moment = self.devices[number].next_completion()
-            if moment is not None and moment != self.wake_up.get(number):
-                self.wake_up[number] = moment
-                self.at(moment, partial(self.due_devices.add, number))
-        self.changed.clear()
+        self.devices.plan()
+
+    def interrupt(self) -> None:
+        """Let workers stop and go on; who goes on stands at the end of every line."""
+        stopped, resumed = self.interruptions.change()
+        for worker in stopped:
+            self.devices.suspend(worker, self.now)
+            self.post.withdraw(worker)
+            self.rounds.withdraw(worker)
+        for worker in resumed:
+            if not self.devices.resume(worker, self.now):
+                heapq.heappush(self.runnable, worker)
 
     # One worker
 
@@ -216,7 +246,7 @@ class _Simulation:
                 return self.meet(worker, operation)
             case _:
                 running.holdings.compute(operation)
-                return self.duration(worker, operation)
+                return self.timing.ticks(worker, operation)
 
     def meet(self, worker: int, operation: Arrive | Join) -> int | None:
         """Arrive for a round of a group; None if its result has to be waited for."""
@@ -224,15 +254,15 @@ class _Simulation:
         if running.reached < 0:
             running.reached = self.now
             if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, group, block):
-                contributes = block in running.holdings.pending
+                contributes = running.holdings.contributes(block)
                 self.rounds.arrive(worker, group, block, contributes, self.now)
         if isinstance(operation, Join):
             finished = self.rounds.join(worker, group, block)
             if finished is None:
                 return None
             running.reached = min(max(running.reached, finished.began), self.now)
-            if finished.contributors - {worker}:
-                running.holdings.joined.add(block)
+            running.holdings.join(block, others=bool(finished.contributors - {worker}))
+            running.answer = bool(finished.contributors)
         return 0
 
     def begin(self, worker: int) -> None:
@@ -301,29 +331,6 @@ class _Simulation:
         self.rounds.leave(worker, self.now)
 
     # Small things
-
-    def duration(self, worker: int, operation: Pass | Update | Snapshot | Merge | Load) -> int:
-        running = self.workers[worker]
-        block = 0 if isinstance(operation, Load) else operation.block
-        table = self.costs.compute.get(kind_of(type(operation)))
-        if table is None:
-            raise IllegalOperationError(
-                f"{self.schedule.workers[worker].name} may not do {shown(operation)}: "
-                "its schedule does not say that it splits backward passes"
-            )
-        ticks = table[block]
-        running.computed += 1
-        if ticks and self.jitter:
-            factor = lognormal_factor(self.jitter, self.seed, worker, running.computed)
-            ticks = max(1, round(ticks * factor))
-        return ticks
-
-    def round_ticks(self, group: int, block: int) -> int:
-        return self.costs.rounds[group][block]
-
-    def wake(self, worker: int) -> None:
-        """A round that the worker waits for is over."""
-        heapq.heappush(self.runnable, worker)
 
     def record(
         self, worker: int, operation: Operation, block: int, batch: int, version: int

@@ -1,12 +1,14 @@
 """The messages of a simulation: mailboxes, links, and which workers wait for what."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
+from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.mailbox import Mailbox
 from simcore.ops import Channel
 from simcore.schedule import Schedule
+from simcore.wires import WIRES, Plan, SerialWire, SharedWire
 
 __all__ = ["Post", "Served"]
 
@@ -17,13 +19,11 @@ Served = tuple[int, int | None]
 class Post:
     """All channels of a schedule. `at` plans an action for a later tick."""
 
-    def __init__(
-        self, schedule: Schedule, costs: Costs, at: Callable[[int, Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, schedule: Schedule, costs: Costs, cluster: Cluster, at: Plan) -> None:
         self.schedule, self.costs, self.at = schedule, costs, at
         self.number = {channel: n for n, channel in enumerate(schedule.channels)}
         self.mailboxes = [Mailbox.of(schedule, channel) for channel in schedule.channels]
-        self.link_free = [0] * len(self.mailboxes)
+        self.wires = _wires(schedule, cluster, at)
         self.due: list[tuple[int, int, int]] = []
         self.departures = 0
         self.listening: dict[int, Sequence[Channel]] = {}
@@ -39,18 +39,20 @@ class Post:
         return False
 
     def depart(self, channel: Channel, batch: int, now: int) -> None:
-        """Put a message on its link: transfers one at a time, then the latency."""
+        """Put a message on its link: the transfer over the wire, then the latency."""
         number = self.number[channel]
-        delays = self.costs.delays[number]
         self.mailboxes[number].depart()
-        self.link_free[number] = max(now, self.link_free[number]) + delays.transmit
-        arrival = self.link_free[number] + delays.latency
         message = (self.departures, number, batch)
         self.departures += 1
-        if arrival == now:
-            self.due.append(message)
+        transmit = self.costs.delays[number].transmit
+        self.wires[number].transmit(transmit, now, partial(self._transmitted, message))
+
+    def _transmitted(self, message: tuple[int, int, int], now: int) -> None:
+        latency = self.costs.delays[message[1]].latency
+        if latency:
+            self.at(now + latency, partial(self.due.append, message))
         else:
-            self.at(arrival, partial(self.due.append, message))
+            self.due.append(message)
 
     def deliver(self) -> list[tuple[int, Served]]:
         """Deliver what is due, in the order of departure; the workers that no longer wait.
@@ -93,6 +95,14 @@ class Post:
         for channel in channels:
             self.mailboxes[self.number[channel]].waiting[worker] = self.waits
 
+    def withdraw(self, worker: int) -> None:
+        """Let a worker leave all lines in which it waits, for messages or for a slot."""
+        for channel in self.listening.pop(worker, ()):
+            self.mailboxes[self.number[channel]].waiting.pop(worker, None)
+        for mailbox in self.mailboxes:
+            if worker in mailbox.blocked:
+                mailbox.blocked.remove(worker)
+
     def free_slot(self, number: int) -> int | None:
         """A message has been received. Returns the worker that now has its slot, if any."""
         if self.schedule.channels[number].source:
@@ -104,3 +114,16 @@ class Post:
         for channel in channels:
             self.mailboxes[self.number[channel]].open_senders -= 1
             self.touched.add(self.number[channel])
+
+
+def _wires(schedule: Schedule, cluster: Cluster, at: Plan) -> list[SerialWire | SharedWire]:
+    """The wire of each channel; a worker that talks to itself needs none of the cluster's."""
+    named: dict[str, SerialWire | SharedWire] = {}
+    wires = []
+    for channel in schedule.channels:
+        link = cluster.link_of(channel.name)
+        wire = WIRES[link.transfers](at)
+        if link.wire is not None and not schedule.is_local(channel):
+            wire = named.setdefault(link.wire, wire)
+        wires.append(wire)
+    return wires

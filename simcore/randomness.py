@@ -1,13 +1,10 @@
-"""Random durations that depend on a counter, not on the order in which they are drawn.
+"""Random numbers that depend on a counter, not on the order in which they are drawn.
 
 Adaptive programs decide at run time which worker does what, so that durations cannot be drawn
 ahead. The n-th timed operation of worker w therefore uses the quantile of a hash of (seed, w, n).
 """
 
-import math
-from statistics import NormalDist
-
-__all__ = ["lognormal_factor", "uniform"]
+__all__ = ["uniform"]
 
 _MASK = 2**64 - 1
 
@@ -28,10 +25,3 @@ def uniform(seed: int, worker: int, count: int) -> float:
     """
     hashed = _mixed(_mixed(_mixed(seed & _MASK) ^ worker) ^ count)
     return ((hashed >> 12) + 0.5) / 2**52
-
-
-def lognormal_factor(variation: float, seed: int, worker: int, count: int) -> float:
-    """A lognormal factor with mean 1 and coefficient of variation `variation` (dimensionless)."""
-    variance = math.log1p(variation * variation)
-    normal = NormalDist().inv_cdf(uniform(seed, worker, count))
-    return math.exp(math.sqrt(variance) * normal - variance / 2)

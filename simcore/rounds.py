@@ -36,8 +36,9 @@ class Rounds:
     """All rounds of a schedule. A round is complete when every member that goes on has arrived.
 
     `duration(group, block)` is that of a round's phase, in ticks, and `at(moment, action)` plans
-    an action; phases of one group do not overlap. `wake(worker)` is called for each worker that
-    waited for a round which is now over.
+    an action; phases of one group do not overlap, and where nobody contributes anything there is
+    nothing that takes time. `wake(worker)` is called for each worker that waited for a round which
+    is now over.
     """
 
     def __init__(
@@ -98,9 +99,9 @@ class Rounds:
         counts, members = self.counts[key], self.members[key[0]]
         while members and all(counts.arrived[member] > counts.started for member in members):
             began = max(now, self.free[key[0]])
-            ends = began + self.duration(*key)
-            self.free[key[0]] = ends
             contributors = frozenset(counts.contributors.pop(counts.started, ()))
+            ends = began + (self.duration(*key) if contributors else 0)
+            self.free[key[0]] = ends
             counts.started += 1
             finish = partial(self._finish, key, Finished(began, contributors))
             if ends == now:

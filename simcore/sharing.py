@@ -5,12 +5,14 @@ an operation is its duration times the device's denominator, and an operation co
 first tick at which no work remains.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import lcm
 
-from simcore.cluster import Device
+from simcore.cluster import Cluster, Device
 
-__all__ = ["SharedDevice"]
+__all__ = ["Devices", "SharedDevice"]
 
 
 @dataclass(slots=True)
@@ -47,6 +49,10 @@ class SharedDevice:
         """Start an operation of `duration` ticks at full speed, now."""
         self.work[worker] = duration * self.denominator
 
+    def suspend(self, worker: int) -> int | None:
+        """Take out the worker's operation: the work that is left of it, None if it has none."""
+        return self.work.pop(worker, None)
+
     def next_completion(self) -> int | None:
         """The tick at which the next operation completes if nothing else starts."""
         if not self.work:
@@ -55,3 +61,61 @@ class SharedDevice:
 
     def _speed(self) -> int:
         return self.speeds[len(self.work) - 1]
+
+
+class Devices:
+    """The devices of a cluster with what its workers do on them. `at` plans a later action."""
+
+    def __init__(
+        self, cluster: Cluster, workers: int, at: Callable[[int, Callable[[], None]], None]
+    ) -> None:
+        self.at = at
+        self.placement = [cluster.device_of(worker) for worker in range(workers)]
+        self.devices = {
+            number: SharedDevice.of(cluster.device(number), self.placement.count(number))
+            for number in self.placement
+        }
+        self.due: set[int] = set()
+        self.changed: set[int] = set()
+        self.wake_up: dict[int, int] = {}
+        self.suspended: dict[int, int] = {}
+
+    def complete(self, now: int) -> list[int]:
+        """The workers whose operations are over now, by number."""
+        done = [worker for number in self.due for worker in self.devices[number].advance(now)]
+        self.changed |= self.due
+        self.due.clear()
+        return sorted(done)
+
+    def start(self, worker: int, duration: int, now: int) -> None:
+        """Start an operation that takes so many ticks when nothing shares its device."""
+        self._present(worker, now).start(worker, duration)
+
+    def suspend(self, worker: int, now: int) -> None:
+        """Let the worker's operation, if it is at one, make no progress from now on."""
+        left = self._present(worker, now).suspend(worker)
+        if left is not None:
+            self.suspended[worker] = left
+
+    def resume(self, worker: int, now: int) -> bool:
+        """Let what was suspended go on; whether there was anything."""
+        if worker not in self.suspended:
+            return False
+        self._present(worker, now).work[worker] = self.suspended.pop(worker)
+        return True
+
+    def plan(self) -> None:
+        """Plan the completions that are next, now that operations have started or stopped."""
+        for number in self.changed:
+            moment = self.devices[number].next_completion()
+            if moment is not None and moment != self.wake_up.get(number):
+                self.wake_up[number] = moment
+                self.at(moment, partial(self.due.add, number))
+        self.changed.clear()
+
+    def _present(self, worker: int, now: int) -> SharedDevice:
+        """The worker's device, brought up to now, about to change."""
+        number = self.placement[worker]
+        self.changed.add(number)
+        self.devices[number].advance(now)
+        return self.devices[number]

@@ -1,8 +1,8 @@
 """When a trace is in steady state, and whether the batches in flight grow without bound.
 
 A batch is in flight from the start of its forward pass of block 1 to the end of its last backward
-pass. Without a proof of periodicity, *steady* means: after every block has been updated by a batch
-that was read at a version above 0, and before the data run out. All times are ticks.
+pass. Without a proof of periodicity, *steady* means: after every block that learns has been updated
+by a batch that was read at a version above 0, and before the data run out. All times are ticks.
 """
 
 from fractions import Fraction
@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from simcore.passes import rows_of
 from simcore.trace import Trace
 
 __all__ = [
@@ -25,22 +26,28 @@ def steady_window(trace: Trace) -> tuple[int, int] | None:
     """The steady window `(after, until)` in ticks: an update at time t lies in it if after < t and
     t <= until.
 
-    `after` is the first time by which every block has been updated by a batch that was read at a
-    version above 0: what such a batch met is no longer the empty pipeline. `until` is the start of
-    the last forward pass of block 1: from there on some worker may find no next batch. An update
-    is in the window with all its gradients or with none, so windows of accumulation stay whole.
+    `after` is the first time by which every block that learns at all has been updated by a batch
+    that was read at a version above 0: what such a batch met is no longer the empty pipeline.
+    `until` is the start of the last forward pass of block 1: from there on some worker may find no
+    next batch. An update is in the window with all its gradients or with none, so windows of
+    accumulation stay whole.
 
-    None if some block has no update in between, or if the batches in flight grow without bound.
+    None if one of these blocks has no update in between, or if the batches in flight grow without
+    bound.
+    None as well if a worker was lost.
     """
+    if "lost" in trace.header.about:
+        return None
     gradients, taken = trace.gradients, take_times(trace)
     late = gradients[gradients["version_forward"] > 0]
+    learning = len(np.unique(gradients["block"]))
     _, first = np.unique(late["block"], return_index=True)
-    if len(first) < trace.header.blocks or growth_per_batch(trace) is not None:
+    if not learning or len(first) < learning or growth_per_batch(trace) is not None:
         return None
     # Gradients are sorted by time, so the first row of each block is its earliest.
     after, until = int(late["time"][first].max()), int(taken[-1])
     inside = gradients[(gradients["time"] > after) & (gradients["time"] <= until)]
-    if len(np.unique(inside["block"])) < trace.header.blocks:
+    if len(np.unique(inside["block"])) < learning:
         return None
     return after, until
 
@@ -78,17 +85,21 @@ def growth_per_batch(trace: Trace) -> float | None:
 
 
 def take_times(trace: Trace) -> NDArray[np.int64]:
-    """When batches were taken from the data: starts of forward passes of block 1, ascending."""
-    forward = trace.of_kind("forward")
-    return np.sort(forward["start"][forward["block"] == 1])
+    """When batches were taken from the data: starts of first passes of block 1, ascending."""
+    spans = trace.spans
+    rows = rows_of(trace, "forward", "evaluate", "tangent")
+    return np.sort(spans["start"][rows[spans["block"][rows] == 1]])
 
 
 def finish_times(trace: Trace) -> NDArray[np.int64]:
-    """When batches were finished: the end of the last backward pass of each, ascending."""
-    backward = trace.of_kind("backward")
-    order = np.lexsort((backward["end"], backward["batch"]))
-    last = np.flatnonzero(np.diff(backward["batch"][order], append=-1))
-    return np.sort(backward["end"][order][last])
+    """When batches were finished: the end of the last pass of each that made a gradient, ascending.
+
+    That is a backward pass, or a kept direction that became a gradient.
+    """
+    rows = rows_of(trace, "backward", "backward_weight", "project")
+    finished = np.full(trace.header.batches, -1)
+    np.maximum.at(finished, trace.spans["batch"][rows], trace.spans["end"][rows])
+    return np.sort(finished[finished != -1])
 
 
 def mean_interval(times: NDArray[np.int64]) -> Fraction | None:

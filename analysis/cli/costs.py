@@ -28,7 +28,14 @@ _PANEL: Final = "Costs"
 _WHOLE: Final = "of the whole network for one batch, in seconds"
 
 WorkloadFile = Annotated[
-    str | None, flag("--workload", "FILE", "costs of layers, as `gradlag profile` writes", _PANEL)
+    str | None,
+    flag(
+        "--workload",
+        "FILE",
+        "costs of layers: what `gradlag profile` writes, a trace of torch.profiler, or PipeDream's "
+        "graph.txt",
+        _PANEL,
+    ),
 ]
 
 
@@ -63,9 +70,9 @@ class CostFlags:
         update = non_negative(_given(self.update_time, "0"), "--update-time")
         layers = None
         if self.workload is not None:
-            from simcore.workload import load_workload
+            from simcore.interop.workloads import load_workload_any
 
-            layers = load_workload(self.workload)
+            layers = load_workload_any(self.workload)
         return Costs(self.workload, layers, forward, ratio, update)
 
 
@@ -137,21 +144,38 @@ def fitted(entry: Entry, given: Mapping[str, object], layers: int, where: str) -
     for more blocks than layers.
     """
     name = entry.blocks_option
+    if name is None:
+        if entry.fixed_blocks > layers:
+            rule = f"must be at most {layers}, the number of layers {where}"
+            what = f"blocks of {entry.name}"
+            raise InputError(what, entry.fixed_blocks, rule, "use a larger network")
+        return dict(given)
     blocks = given.get(name, layers if name == "layers" else entry.defaults[name])
     assert isinstance(blocks, int)
-    if blocks > layers:
-        rule = f"must be at most {layers}, the number of layers {where}"
+    made = entry.blocks({**given, name: blocks})
+    if made > layers:
+        most, rest = layers * blocks // made, f"the number of layers {where}"
+        if not most:
+            rule = f"must be at most {layers}, {rest}"
+            raise InputError(FLAGS["chunks"], made // blocks, rule, "give fewer")
+        rest = rest if made == blocks else f"as there are {layers} layers {where}"
         value = blocks if name in given else f"{blocks}, its default"
-        raise InputError(FLAGS[name], value, rule, f"give {FLAGS[name]} {layers} or less")
+        rule = f"must be at most {most}, {rest}"
+        raise InputError(FLAGS[name], value, rule, f"give {FLAGS[name]} {most} or less")
     return {**given, name: blocks}
 
 
 def refuse_unfit(cluster: "Cluster", schedule: "Schedule", file: str | None) -> None:
     """Raise `InputError` for a cluster that is not one for the schedule.
 
-    It has a link of a channel that the schedule does not have, or no device for a worker.
+    It has a link of a channel or group that the schedule does not have, no device for a worker, or
+    a fault of a worker that there is not.
     """
+    from simcore.faults import refuse_strangers
+
+    refuse_strangers((*cluster.stragglers, *cluster.faults), len(schedule.workers))
     names = [channel.name for channel in schedule.channels]
+    names += [group.name for group in schedule.groups]
     for name in cluster.links:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]

@@ -8,9 +8,12 @@ from analysis.cli.options import FLAGS, Json, Out, Schedule, Seed, flag, read_op
 from analysis.cli.output import Bar, console, folder, note, print_json, write_json
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
 from analysis.cli.values import MOST_SEED, number, one_of, whole
+from simcore.errors import InputError
 from simcore.schedules import build, find
 
 if TYPE_CHECKING:
+    from simcore.durations import Variations
+    from simcore.schedule import Schedule as Built
     from simcore.trace import Trace
 
 __all__ = ["EXAMPLES", "NAME", "command"]
@@ -26,7 +29,14 @@ gradlag simulate adl --accumulation 4 --link-latency 0.05 --out out/adl
 # Everything as JSON, for a script
 gradlag simulate adl --modules 8 --jitter 0.2 --seed 1 --json > adl.json
 """
-_FILES: Final = ("trace.jsonl", "trace.perfetto.json", "timeline.png", "gaps.png", "summary.json")
+_FILES: Final[tuple[str, ...]] = (
+    "trace.jsonl",
+    "trace.perfetto.json",
+    "timeline.png",
+    "gaps.png",
+    "summary.json",
+    "schedule.csv",
+)
 _MOST_JITTER: Final = 10.0
 _ENGINES: Final = ("simpy",)
 
@@ -40,6 +50,16 @@ def command(
     jitter: Annotated[
         str, flag("--jitter", "CV", "coefficient of variation of lognormal compute times", "Costs")
     ] = "0",
+    variation: Annotated[
+        str | None,
+        flag(
+            "--variation",
+            "DISTRIBUTION",
+            "of factors on compute times: lognormal:CV, gamma:CV, exponential, samples:FILE, "
+            "scipy.stats.NAME:SHAPE...; KIND=DISTRIBUTION for one kind of operation",
+            "Costs",
+        ),
+    ] = None,
     engine: Annotated[str, flag("--engine", "|".join(_ENGINES), "the simulator")] = "simpy",
     memory_limit: MemoryLimit = "4GiB",
     seed: Seed = "0",
@@ -57,7 +77,8 @@ def command(
     costs = cost_flags.read()
     given = costs.fitted(entry, given)
     where = link_flags.read()
-    variation = number(jitter, "--jitter", most=_MOST_JITTER)
+    cv = number(jitter, "--jitter", most=_MOST_JITTER)
+    varied = _variation(variation, jitter) if variation is not None else None
     chosen = one_of(engine, "--engine", _ENGINES)
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
     refuse_if_too_large(schedule, given, memory_limit)
@@ -66,6 +87,8 @@ def command(
     from simcore.summary import summarize
 
     built = build(schedule, flags=FLAGS, **given)
+    for remark in entry.remarks:
+        note(remark)
     refuse_unfit(where, built, link_flags.cluster)
     if link_flags.link_bandwidth is not None and costs.file is None:
         note("--link-bandwidth changes nothing: layers have a size only in a workload file")
@@ -73,19 +96,35 @@ def command(
     blocks = costs.blocks(built.blocks)
     with Bar(f"simulating {schedule}", built.blocks * built.batches) as bar:
         trace = simulate(
-            built, blocks, where, jitter=variation, seed=seed_number, progress=bar.told
+            built,
+            blocks,
+            where,
+            jitter=cv,
+            variation=varied,
+            seed=seed_number,
+            progress=bar.told,
         )
-    summary = summarize(trace, blocks, chosen)
+    summary = summarize(trace, blocks, built, where, chosen)
     if path is not None:
-        _write(path, trace, summary)
+        _write(path, built, trace, summary)
     if json:
         print_json(summary)
     else:
         _show(trace, summary)
 
 
-def _write(path: Path, trace: "Trace", summary: dict[str, Any]) -> None:
+def _variation(text: str, jitter: str) -> "Variations":
+    from simcore.durations import read_variations
+
+    if jitter != "0":
+        rule = "must not be given with --jitter"
+        raise InputError("--variation", text, rule, "write lognormal:CV for --jitter CV")
+    return read_variations(text, "--variation")
+
+
+def _write(path: Path, built: "Built", trace: "Trace", summary: dict[str, Any]) -> None:
     from analysis.plots import draw_gap_histograms, draw_timelines, save_png
+    from simcore.interop.tables import dump_csv
     from simcore.perfetto import dump_perfetto
     from simcore.trace_file import dump_trace
 
@@ -97,7 +136,13 @@ def _write(path: Path, trace: "Trace", summary: dict[str, Any]) -> None:
         save_png(draw_timelines([(label, trace)]), path / "timeline.png")
         save_png(draw_gap_histograms([(label, trace)]), path / "gaps.png")
         write_json(path / "summary.json", summary)
-    note(f"wrote {', '.join(_FILES)} to {path}")
+        written = _FILES
+        try:
+            dump_csv(built, path / "schedule.csv")
+        except InputError as error:
+            written = _FILES[:-1]
+            note(f"no schedule.csv, a table of torch.distributed.pipelining: {error}")
+    note(f"wrote {', '.join(written)} to {path}")
 
 
 def _show(trace: "Trace", summary: dict[str, Any]) -> None:

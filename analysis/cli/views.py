@@ -109,6 +109,10 @@ def print_summary(screen: "Console", summary: Mapping[str, Any]) -> None:
         facts.append(("growth without bound", growth))
     if summary["tie_sensitive"]:
         facts.append(("ties", "some gaps depend on the order of events at the same moment"))
+    for name, moment_s in summary.get("lost", {}).items():
+        facts.append((f"{name} was lost", f"after {seconds(moment_s)}"))
+    for name, operation in summary.get("waiting", {}).items():
+        facts.append((f"{name} waits", f"for ever, at {operation}"))
     print_facts(screen, summary["schedule"], f"({options})", facts)
 
 
@@ -125,6 +129,8 @@ def _shown_options(summary: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _steady(summary: Mapping[str, Any]) -> str:
+    if "lost" in summary:
+        return "none, for a worker was lost"
     if summary["steady_batch_s"] is None:
         more = "batches in flight grow" if summary["growth_per_batch"] else "give more --batches"
         return f"none was reached ({more})"

@@ -8,7 +8,6 @@ from re import fullmatch
 from typing import Final
 
 from simcore.errors import InputError
-from simcore.options import check
 from simcore.schedules import find
 from simcore.trace import GRADIENT_COLUMNS, SPAN_COLUMNS
 
@@ -51,18 +50,23 @@ def estimate(schedule_name: str, options: Mapping[str, object]) -> Estimate:
     given = {**entry.defaults, **options}
 
     def number(option: str) -> int:
-        value = check(option, given[option]) if option in given else 0
+        value = entry.option(option).read(option, given[option]) if option in given else 0
         return value if isinstance(value, int) else 0
 
     for option in given:
         number(option)
     blocks, batches = entry.blocks(given), number("batches")
-    passes = batches * max(1, number("micro_batches")) * max(1, number("time_steps"))
+    parts = number("micro_batches") or number("modules") if "micro_batches" in given else 1
+    passes = batches * parts * max(1, number("time_steps"))
     per_block, per_pass = entry.rows
     per_block += _around(given)
     operations = passes * (blocks * per_block + per_pass + (3 if given.get("loaders") else 0))
     windows = -(-batches // number("accumulation")) + 1 if "accumulation" in given else batches
     operations += blocks * min(windows, batches)
+    if "averaging" in given:  # a copy, a round, a merge
+        operations += 3 * blocks * (batches // number("averaging"))
+    if given.get("lockstep"):  # each module waits in each iteration, at start and end too
+        operations += blocks * (batches + 2 * blocks * max(1, number("replicas")))
     row_bytes = len(SPAN_COLUMNS) * _COLUMN_BYTES, len(GRADIENT_COLUMNS) * _COLUMN_BYTES
     table_bytes = operations * row_bytes[0] + passes * blocks * row_bytes[1]
     workers = blocks + sum(number(option) for option in _WORKERS)
@@ -76,7 +80,7 @@ def estimate(schedule_name: str, options: Mapping[str, object]) -> Estimate:
 
 def _around(given: Mapping[str, object]) -> int:
     """Operations for each pass through a block that recomputing and replicas add."""
-    replicas = given.get("replicas", 1)
+    replicas = 1 if "averaging" in given else given.get("replicas", 1)
     assert isinstance(replicas, int)
     return bool(given.get("recompute")) + (2 if replicas > 1 else 0)
 

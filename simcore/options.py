@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 from simcore.errors import InputError
 
-__all__ = ["OPTIONS", "Option", "check"]
+__all__ = ["OPTIONS", "Option", "Value", "check", "own_option"]
 
 
 Value = int | float | str | bool | tuple[int, ...] | None
@@ -17,8 +17,8 @@ Value = int | float | str | bool | tuple[int, ...] | None
 class Option:
     """An option that schedules may have: what it means, and which values it takes.
 
-    `choices` is empty for what is not one of a few words. `optional` options take None, which
-    `absent` explains. An option of kind tuple takes one number, or a list of one for each module.
+    `choices` is empty for what is not one of a few words. Options that take None say in `absent`
+    what that means. An option of kind tuple takes one number, or a list of one for each module.
     """
 
     meaning: str
@@ -36,7 +36,7 @@ class Option:
         if self.kind is tuple and isinstance(value, list | tuple) and value:
             return tuple(int(self._number(flag, each)) for each in value)
         if self.kind is str:
-            if value in self.choices:
+            if value in self.choices or (not self.choices and isinstance(value, str)):
                 return str(value)
             raise InputError(flag, value, self.rule, self.remedy)
         if self.kind is bool:
@@ -77,7 +77,9 @@ OPTIONS: Final[dict[str, Option]] = {
     "forward_threads": _count("threads that run forward passes, F"),
     "backward_threads": _count("threads that run backward passes, B"),
     "chunks": _count("blocks of each worker, not next to each other, V"),
-    "micro_batches": _count("parts into which each mini-batch is split, m"),
+    "micro_batches": _count(
+        "parts into which each mini-batch is split, m", "as many as there are modules"
+    ),
     "processes": _count("processes that train side by side, P"),
     "replicas": _count("copies of the weights, each trained by workers of its own, R"),
     "averaging": _count("batches that a replica trains on between two averagings"),
@@ -92,12 +94,13 @@ OPTIONS: Final[dict[str, Option]] = {
     "tangents": _count("random directions of each forward gradient"),
     "time_steps": _count("time steps of a sequence"),
     "in_flight": Option(
-        "batches that a module may hold at once: one number, or one for each module",
+        "batches that a module may hold at once: that of the first, from which the others step "
+        "down evenly to 1 at the last, or a list of one for each module",
         tuple,
         "must be a whole number of at least 1, or a list of one for each module",
         "give one such as 4 or 4,3,2,1",
         lambda n: n >= 1,
-        absent="modules above it, itself included",
+        absent="as in the paper of the method",
     ),
     "queue_capacity": _count("losses that may wait for a backward thread", "unbounded"),
     "shrink": Option(
@@ -174,3 +177,29 @@ def check(name: str, value: object, flag: str | None = None) -> Value:
     simcore.errors.InputError: shrink is 0.0: must be above 0 and at most 1; give 1 to leave ...
     """
     return OPTIONS[name].read(flag or name, value)
+
+
+def own_option(name: str, default: object, annotation: Any = None) -> Option:
+    """An option that a schedule has of its own: known by its default and its annotation.
+
+    Raises `InputError` for a default that is no number, word, or true or false.
+
+    >>> own_option("slack", 2).rule
+    'must be a whole number'
+    >>> own_option("side", "left", Literal["left", "right"]).choices
+    ('left', 'right')
+    """
+    if isinstance(default, bool):
+        return _switch(f"{name}, an option of its own")
+    if isinstance(default, str) and get_origin(annotation) is Literal:
+        return _choice(f"{name}, an option of its own", *map(str, get_args(annotation)))
+    meaning, remedy = f"{name}, an option of its own", "give one"
+    match default:
+        case int():
+            return Option(meaning, int, "must be a whole number", remedy)
+        case float():
+            return Option(meaning, float, "must be a number", remedy)
+        case str():
+            return Option(meaning, str, "must be a word", remedy)
+    rule = "must have a number, a word, True or False for its default"
+    raise InputError("option", name, rule, "give it one")

@@ -1,30 +1,38 @@
 """Staleness: how many updates passed between reading a weight and applying the gradient to it.
 
 The gap of a gradient is v_a - v_f: the version that its update found, less the version that its
-forward pass read. Plain backpropagation has gap 0.
+forward pass read (the replay, where one read the weights again), both of its own replica. Versions
+that averaging replicas made are not updates and do not count. Plain backpropagation has gap 0.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simcore.passes import cells_of, merges_before, rows_of
 from simcore.trace import Trace
 from simcore.window import steady_window
 
 __all__ = [
     "GAP_COLUMNS",
+    "PHASES",
+    "Delay",
     "GapSummary",
     "gap_summaries",
     "gap_table",
     "gaps",
+    "gaps_by_phase",
     "lost_updates",
     "steady_gap_summaries",
-    "tie_sensitive",
+    "time_staleness",
 ]
 
 GAP_COLUMNS = ("time", "batch", "version_forward", "version_applied", "gap")
+PHASES: Final = ("start_up", "steady", "drain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +49,24 @@ class GapSummary:
     histogram: Mapping[int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """How long the gradients of one block waited for their updates, in seconds; None without."""
+
+    block: int
+    mean_s: float | None
+    min_s: float | None
+    max_s: float | None
+
+
 def gaps(trace: Trace) -> NDArray[np.int64]:
     """The gap of every row of `trace.gradients`, shape (gradients,), in updates."""
-    found: NDArray[np.int64] = (
-        trace.gradients["version_applied"] - trace.gradients["version_forward"]
-    )
-    return found
+    rows = trace.gradients
+    read, found = rows["version_forward"], rows["version_applied"]
+    cell = cells_of(trace, rows["worker"], rows["block"])
+    merged = merges_before(trace, cell, found) - merges_before(trace, cell, read)
+    gap: NDArray[np.int64] = found - read - merged
+    return gap
 
 
 def gap_table(trace: Trace, block: int) -> NDArray[np.void]:
@@ -64,26 +84,61 @@ def gap_table(trace: Trace, block: int) -> NDArray[np.void]:
 
 
 def gap_summaries(trace: Trace, window: tuple[int, int] | None = None) -> tuple[GapSummary, ...]:
-    """A summary for each block, 1 next to the data first.
+    """A summary for each block, 1 next to the data first, over all replicas.
 
     It is over all updates, or over those in the window: later than its first tick, and not later
     than its second.
     """
-    blocks, values = trace.gradients["block"], gaps(trace)
-    if window is not None:
-        time = trace.gradients["time"]
-        inside = (time > window[0]) & (time <= window[1])
-        blocks, values = blocks[inside], values[inside]
-    order = np.argsort(blocks, kind="stable")
-    bounds = np.searchsorted(blocks[order], np.arange(1, trace.header.blocks + 2))
-    parts = np.split(values[order], bounds)[1:-1]
-    return tuple(_summary(block, part) for block, part in enumerate(parts, 1))
+    return tuple(_summary(*part) for part in enumerate(_by_block(trace, gaps(trace), window), 1))
 
 
 def steady_gap_summaries(trace: Trace) -> tuple[GapSummary, ...] | None:
     """As `gap_summaries`, over the steady window (see `simcore.window`); None if it is empty."""
     window = steady_window(trace)
     return None if window is None else gap_summaries(trace, window)
+
+
+def gaps_by_phase(trace: Trace) -> Mapping[str, tuple[GapSummary, ...]] | None:
+    """As `gap_summaries`, before, in and after the steady window; None if there is none.
+
+    The keys are `PHASES`; every update is in one of them.
+    """
+    window = steady_window(trace)
+    if window is None:
+        return None
+    after, until = window
+    windows = (trace.start - 1, after), window, (until, max(until, trace.end))
+    return {phase: gap_summaries(trace, part) for phase, part in zip(PHASES, windows, strict=True)}
+
+
+def time_staleness(trace: Trace, window: tuple[int, int] | None = None) -> tuple[Delay, ...]:
+    """For each block, the time from the end of the pass that completed a gradient to its update.
+
+    Over all updates, or over those in the window, as `gap_summaries`.
+    """
+    spans, rows, batches = trace.spans, trace.gradients, trace.header.batches
+    ends = rows_of(trace, "backward", "backward_weight", "project")
+    available = np.zeros(trace.header.blocks * batches, np.int64)
+    available[(spans["block"][ends] - 1) * batches + spans["batch"][ends]] = spans["end"][ends]
+    waited = rows["time"] - available[(rows["block"] - 1) * batches + rows["batch"]]
+    return tuple(
+        _delay(block, part, trace.header.tick_s)
+        for block, part in enumerate(_by_block(trace, waited, window), 1)
+    )
+
+
+def _by_block(
+    trace: Trace, values: NDArray[np.int64], window: tuple[int, int] | None
+) -> list[NDArray[np.int64]]:
+    """One value for each gradient, split by block; those of gradients in the window if given."""
+    blocks = trace.gradients["block"]
+    if window is not None:
+        time = trace.gradients["time"]
+        inside = (time > window[0]) & (time <= window[1])
+        blocks, values = blocks[inside], values[inside]
+    order = np.argsort(blocks, kind="stable")
+    bounds = np.searchsorted(blocks[order], np.arange(1, trace.header.blocks + 2))
+    return np.split(values[order], bounds)[1:-1]
 
 
 def _summary(block: int, values: NDArray[np.int64]) -> GapSummary:
@@ -96,57 +151,26 @@ def _summary(block: int, values: NDArray[np.int64]) -> GapSummary:
     return GapSummary(block, mean, int(found[0]), int(found[-1]), histogram)
 
 
+def _delay(block: int, ticks: NDArray[np.int64], tick_s: Fraction) -> Delay:
+    if not len(ticks):
+        return Delay(block, None, None, None)
+    mean = Fraction(int(ticks.sum()), len(ticks))
+    seconds = (float(each * tick_s) for each in (mean, int(ticks.min()), int(ticks.max())))
+    return Delay(block, *seconds)
+
+
 def lost_updates(trace: Trace) -> tuple[int, ...]:
     """For each block, how many updates of others its updates have overwritten; 0 for `write=add`.
 
     An update that assigns overwrites those between the version that its weights stem from and the
     version that it finds. One update may be overwritten more than once, and counts each time.
     """
-    rows = trace.gradients
-    _, first = np.unique(rows[["block", "version_applied"]], return_index=True)
-    rows = rows[first]  # all gradients of an update have the same base
+    rows = trace.gradients[trace.gradients["version_applied"] > trace.gradients["version_base"]]
+    cell = cells_of(trace, rows["worker"], rows["block"])
+    versions = int(rows["version_applied"].max(initial=0)) + 1
+    # All gradients of an update have the same base.
+    _, first = np.unique(cell * versions + rows["version_applied"], return_index=True)
+    rows = rows[first]
     lost = np.zeros(trace.header.blocks + 1, np.int64)
     np.add.at(lost, rows["block"], rows["version_applied"] - rows["version_base"])
     return tuple(lost[1:].tolist())
-
-
-def tie_sensitive(trace: Trace) -> bool:
-    """Whether gaps may depend on the order of things that happen at the same tick.
-
-    True if a worker read a block's weights at the very tick at which another worker raised their
-    version, or if two workers raised a block's version at the same tick. The warning is on the safe
-    side: the order may be forced by other things than the clock. What it does not look at are
-    messages that several workers send at the same tick; they may change which worker gets which
-    batch, and so the gaps of single batches.
-    """
-    updates, reads = trace.of_kind("update"), _reads(trace)
-    if not len(updates):
-        return False
-    block = np.concatenate([updates["block"], reads[0]])
-    tick = np.concatenate([updates["end"], reads[1]])
-    worker = np.concatenate([updates["worker"], reads[2]])
-    raises = np.arange(len(block)) < len(updates)
-    order = np.lexsort((worker, tick, block))
-    block, tick, worker, raises = block[order], tick[order], worker[order], raises[order]
-    new = np.append(True, (np.diff(block) != 0) | (np.diff(tick) != 0))
-    first = np.flatnonzero(new)
-    last = np.append(first[1:], len(block)) - 1
-    raised = np.logical_or.reduceat(raises, first)
-    return bool((raised & (worker[first] != worker[last])).any())
-
-
-def _reads(trace: Trace) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Block, tick and worker of every moment at which a worker looks at the weights of a block."""
-    options, blocks = trace.header.options, trace.header.blocks
-    forward, backward = trace.of_kind("forward"), trace.of_kind("backward")
-    if options.get("weights") == "stash":
-        backward = backward[:0]
-    block = [forward["block"], backward["block"]]
-    tick = [forward["start"], backward["start"]]
-    worker = [forward["worker"], backward["worker"]]
-    if (options.get("write"), options.get("refresh")) == ("assign", "pass"):
-        passes = backward[backward["block"] == blocks]  # renews the worker's copy of all blocks
-        block.append(np.tile(np.arange(1, blocks + 1), len(passes)))
-        tick.append(np.repeat(passes["start"], blocks))
-        worker.append(np.repeat(passes["worker"], blocks))
-    return np.concatenate(block), np.concatenate(tick), np.concatenate(worker)

@@ -1,12 +1,29 @@
 """A trace in figures: the JSON document of `gradlag simulate`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from fractions import Fraction
 from typing import Any, Final
 
 from simcore import metrics
-from simcore.staleness import GapSummary, gap_summaries, steady_gap_summaries, tie_sensitive
+from simcore.cluster import Cluster
+from simcore.consistency import Spread, drift, fresh_fractions, inconsistency
+from simcore.memory import memory_of
+from simcore.occupancy import occupancy_s
+from simcore.schedule import Schedule
+from simcore.sojourn import sojourn_law, sojourn_values
+from simcore.staleness import (
+    GapSummary,
+    gap_summaries,
+    gaps_by_phase,
+    lost_updates,
+    steady_gap_summaries,
+    time_staleness,
+)
+from simcore.ties import examine_ties, tie_values
 from simcore.trace import Trace
-from simcore.window import growth_per_batch
+from simcore.traffic import traffic_of
+from simcore.window import growth_per_batch, steady_window
 from simcore.workload import Workload
 
 __all__ = ["SCHEMA", "summarize"]
@@ -14,21 +31,28 @@ __all__ = ["SCHEMA", "summarize"]
 SCHEMA: Final = "gradlag.simulation/1"
 
 
-def summarize(trace: Trace, workload_blocks: Workload, engine: str = "simpy") -> dict[str, Any]:
+def summarize(
+    trace: Trace,
+    workload_blocks: Workload,
+    schedule: Schedule,
+    cluster: Cluster | None = None,
+    engine: str = "simpy",
+) -> dict[str, Any]:
     """What a trace says, as JSON values; times in seconds, gaps in updates.
 
-    `workload_blocks` has a layer for each block of the trace's schedule. The steady values are None
-    where there is no steady window, and then `growth_per_batch` says whether it is because the
-    batches in flight grow. Keys of histograms are gaps.
+    `workload_blocks` has a layer for each block of the trace's `schedule`; without a cluster links
+    are free. The steady values are None where there is no steady window, and then
+    `growth_per_batch` says whether it is because the batches in flight grow. Keys of histograms are
+    gaps. Bytes are None where the workload gives no sizes. If workers were lost, `lost` says when
+    whom, in seconds, and `waiting` what the others wait for.
     """
     header = trace.header
-    held = metrics.peak_bytes(trace, workload_blocks)
     return {
         "schema": SCHEMA,
         "schedule": header.schedule,
         "options": dict(header.options),
         "makespan_s": metrics.makespan_s(trace),
-        "sequential_s": metrics.sequential_s(workload_blocks, header.batches),
+        "sequential_s": metrics.sequential_s(workload_blocks, header.mini_batches),
         "speedup": metrics.speedup(trace, workload_blocks),
         "steady": "window",
         "steady_batch_s": metrics.steady_batch_s(trace),
@@ -39,11 +63,65 @@ def summarize(trace: Trace, workload_blocks: Workload, engine: str = "simpy") ->
         "updates": len(trace.of_kind("update")),
         "gaps": _gaps(gap_summaries(trace)),
         "steady_gaps": _gaps(steady_gap_summaries(trace)),
+        **_staleness(trace),
+        "sojourn": sojourn_values(sojourn_law(trace, schedule, workload_blocks, cluster)),
         "peak_in_flight": list(metrics.peak_in_flight(trace)),
-        "peak_bytes": None if held is None else list(held),
-        "tie_sensitive": tie_sensitive(trace),
+        **_memory(trace, schedule, workload_blocks),
+        "traffic": [asdict(link) for link in traffic_of(trace, schedule, workload_blocks, cluster)],
+        "occupancy": [
+            {"worker": name, **{f"{state}_s": seconds for state, seconds in states.items()}}
+            for name, states in zip(header.workers, occupancy_s(trace), strict=True)
+        ],
+        **tie_values(examine_ties(trace, schedule, workload_blocks, cluster)),
         "engine": engine,
         "seed": header.seed,
+        **{key: header.about[key] for key in ("lost", "waiting") if key in header.about},
+    }
+
+
+def _staleness(trace: Trace) -> dict[str, Any]:
+    """Beyond the gaps: over time, in seconds, and between the blocks."""
+    window = steady_window(trace)
+    phases = gaps_by_phase(trace)
+
+    def steady(of_all: Any, of_window: Any) -> dict[str, Any]:
+        return {"all": of_all, "steady": None if window is None else of_window}
+
+    return {
+        "gaps_by_phase": phases and {phase: _gaps(phases[phase]) for phase in phases},
+        "time_staleness_s": [
+            {"block": each.block, "mean": each.mean_s, "min": each.min_s, "max": each.max_s}
+            for each in time_staleness(trace)
+        ],
+        "inconsistency": {
+            "across_blocks": steady(
+                _spread(inconsistency(trace)), _spread(inconsistency(trace, window))
+            ),
+            "forward_to_backward": steady(_spread(drift(trace)), _spread(drift(trace, window))),
+        },
+        "fresh_fraction": steady(
+            _mean(fresh_fractions(trace)), _mean(fresh_fractions(trace, window))
+        ),
+        "lost_updates": list(lost_updates(trace)),
+    }
+
+
+def _memory(trace: Trace, schedule: Schedule, workload: Workload) -> dict[str, Any]:
+    found = memory_of(trace, schedule, workload)
+    if found is None:
+        return {"peak_bytes": None, "memory": None}
+    peaks = found[1]
+    return {
+        "peak_bytes": [peak.bytes for peak in peaks],
+        "memory": [
+            {
+                "worker": name,
+                "peak_s": float((peak.tick - trace.start) * trace.header.tick_s),
+                "peak_bytes": peak.bytes,
+                **{f"{category}_bytes": size for category, size in peak.categories.items()},
+            }
+            for name, peak in zip(trace.header.workers, peaks, strict=True)
+        ],
     }
 
 
@@ -60,3 +138,12 @@ def _gaps(summaries: Sequence[GapSummary] | None) -> list[dict[str, Any]] | None
         }
         for summary in summaries
     ]
+
+
+def _spread(spread: Spread | None) -> Mapping[str, Any] | None:
+    return None if spread is None else asdict(spread)
+
+
+def _mean(fractions: Sequence[Fraction | None]) -> float | None:
+    known = [fraction for fraction in fractions if fraction is not None]
+    return float(sum(known, Fraction(0)) / len(known)) if known else None

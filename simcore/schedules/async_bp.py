@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Literal
 
-from simcore.errors import InputError
 from simcore.ops import Backward, Channel, Forward, Item, Program, Receive, Send, Update, Worker
 from simcore.registry import register
 from simcore.schedule import Policy, Schedule, WeightRules
@@ -132,14 +131,6 @@ def _threads(
     queue_capacity: int | None,
     rules: WeightRules,
 ) -> Schedule:
-    if rules.write == "assign" and rules.policy == "stash":
-        raise InputError(
-            "write", "assign", "writes in place and cannot keep old weights", "use weights=mixed"
-        )
-    if rules.write == "assign" and rules.momentum == "shared":
-        raise InputError(
-            "momentum", "shared", "cannot step each worker's own copy", "use momentum=worker"
-        )
     data = data_channel()
     every = tuple(range(1, layers + 1))
     graphs = tuple(Item("graph", layer) for layer in every)

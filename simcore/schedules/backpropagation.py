@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from simcore.compositions import replicated
-from simcore.errors import InputError
 from simcore.ops import Backward, Forward, Program, Receive, Update, Worker
 from simcore.registry import register
+from simcore.replication import replicated
 from simcore.schedule import Policy, Schedule, WeightRules
 from simcore.schedules.chain import data_channel
 from simcore.steps import steps
@@ -95,8 +94,5 @@ def ddp(
     worker, replica 2  F1:1  F2:1  B2:1  B1:1  U1  U2
     """
     options = {"modules": modules, "batches": batches, "replicas": replicas, "weights": weights}
-    if replicas > batches:
-        rule = "must be at most the number of batches"
-        raise InputError("replicas", replicas, rule, "give fewer replicas or more batches")
     copies = {"modules": modules, "batches": batches, "weights": weights}
     return replace(replicated(bp, copies, replicas), name="ddp", options=options)

@@ -6,13 +6,14 @@ registers all schedules.
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from simcore.compositions import compose
 from simcore.errors import InputError
-from simcore.options import check
 from simcore.registry import SCHEDULES, Entry
 from simcore.schedule import Schedule
+from simcore.schedules.elsewhere import elsewhere, installed
 
 __all__ = ["build", "check_together", "find", "rebuild"]
 
@@ -20,14 +21,18 @@ _MOST_BUILT: Final = 4096  # workers of a schedule that is built only to see whe
 
 
 def find(name: str) -> Entry:
-    """The entry of a schedule. Raises `InputError` with the nearest name where there is none."""
-    try:
-        return SCHEDULES[name]
-    except KeyError:
-        near = difflib.get_close_matches(name.lower(), SCHEDULES, n=1, cutoff=0.0)
-        raise InputError(
-            "schedule", name, f"must be one of {', '.join(SCHEDULES)}", f"did you mean {near[0]}?"
-        ) from None
+    """The entry of a registered schedule, or of one from elsewhere (`simcore.schedules.elsewhere`).
+
+    Raises `InputError` with the nearest name where there is none.
+    """
+    found = SCHEDULES.get(name) or elsewhere(name)
+    if found is not None:
+        return found
+    names = [*SCHEDULES, *installed()]
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)
+    raise InputError(
+        "schedule", name, f"must be one of {', '.join(names)}", f"did you mean {near[0]}?"
+    )
 
 
 def build(name: str, *, flags: dict[str, str] | None = None, **options: object) -> Schedule:
@@ -48,12 +53,13 @@ def build(name: str, *, flags: dict[str, str] | None = None, **options: object) 
                 f"is not an option of {name}",
                 f"leave it out; {name} has {', '.join(entry.defaults)}",
             )
-        options[option] = check(option, value, flags.get(option))
-    return compose(entry.factory, {**entry.defaults, **options}, flags)
+        options[option] = entry.option(option).read(flags.get(option, option), value)
+    made = compose(entry.factory, {**entry.defaults, **options}, flags)
+    return replace(made, name=name)
 
 
 def rebuild(schedule: Schedule, **changes: object) -> Schedule:
-    """A registered schedule once more, with some of its options changed."""
+    """A schedule that was built by its name once more, with some of its options changed."""
     options: dict[str, Any] = {**schedule.options, **changes}
     return build(schedule.name, **options)
 
@@ -66,7 +72,7 @@ def check_together(name: str, flags: dict[str, str], options: Mapping[str, objec
     entry = find(name)
     given = {**entry.defaults, **options}
     for option, value in given.items():
-        check(option, value, flags.get(option))
+        entry.option(option).read(flags.get(option, option), value)
         if type(value) is int and value > _MOST_BUILT:
             given[option] = 1
     batches, replicas = given["batches"], given.get("replicas", 1)

@@ -1,8 +1,10 @@
 """What the schedules of a chain of modules share: their channels and the two halves of a step."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from simcore.ops import Channel, Forward, Item, Program, Receive, Send
+from simcore.ops import Backward, Channel, Forward, Group, Item, Program, Receive, Send, Worker
 
 __all__ = ["Chain", "data_channel"]
 
@@ -47,5 +49,29 @@ class Chain:
     def forward(self, k: int) -> Program:
         """Forward half of a step of module k: take the next input, compute, pass it on."""
         batch = yield Receive(self.activations[k])
+        yield from self.forward_of(k, batch)
+
+    def forward_of(self, k: int, batch: int) -> Program:
+        """As `forward`, of a batch whose input has been received."""
         yield Forward(k, batch)
         yield Send(self.activations[k + 1], batch)
+
+    def backward(self, k: int) -> Program:
+        """Backward half of a step of module k: take the next gradient, compute, pass it down."""
+        batch = yield Receive(self.gradients[k])
+        yield from self.backward_of(k, batch)
+
+    def backward_of(self, k: int, batch: int) -> Program:
+        """As `backward`, of a batch whose gradient has been received."""
+        yield Backward(k, batch)
+        if k > 1:
+            yield Send(self.gradients[k - 1], batch)
+
+    def workers(
+        self, program: Callable[[int], Program], joins: tuple[Group, ...] = ()
+    ) -> tuple[Worker, ...]:
+        """One worker for each module k, which runs `program(k)` and is a member of `joins`."""
+        return tuple(
+            Worker(f"module {k}", partial(program, k), (k,), self.sends(k), self.receives(k), joins)
+            for k in range(1, self.modules + 1)
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simcore.schedules import SCHEDULES
+from simcore.schedules import SCHEDULES, build
 from simcore.trace_file import load_trace
 from simcore.workload import Layer, Workload, dump_workload
 from tests.cli.conftest import Gradlag
@@ -27,13 +27,31 @@ KEYS = [
     "updates",
     "gaps",
     "steady_gaps",
+    "gaps_by_phase",
+    "time_staleness_s",
+    "inconsistency",
+    "fresh_fraction",
+    "lost_updates",
+    "sojourn",
     "peak_in_flight",
     "peak_bytes",
+    "memory",
+    "traffic",
+    "occupancy",
     "tie_sensitive",
+    "tie_range",
+    "tie_examined",
     "engine",
     "seed",
 ]
-FILES = {"trace.jsonl", "trace.perfetto.json", "timeline.png", "gaps.png", "summary.json"}
+FILES = {
+    "trace.jsonl",
+    "trace.perfetto.json",
+    "timeline.png",
+    "gaps.png",
+    "summary.json",
+    "schedule.csv",
+}
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -46,10 +64,18 @@ def test_json_of_every_schedule_has_every_key(gradlag: Gradlag, name: str) -> No
     assert found["sequential_s"] == 300
     assert found["speedup"] == pytest.approx(300 / found["makespan_s"])
     assert 0 < found["utilization"] <= 1
-    assert [gap["block"] for gap in found["gaps"]] == [1, 2, 3, 4]
-    assert all(sum(gap["histogram"].values()) == 100 for gap in found["gaps"])
-    assert len(found["peak_in_flight"]) == 4
-    assert found["peak_bytes"] is None
+    blocks, passes = SCHEDULES[name].blocks({}), build(name).batches
+    assert [gap["block"] for gap in found["gaps"]] == [*range(1, blocks + 1)]
+    gradients = [sum(gap["histogram"].values()) for gap in found["gaps"]]
+    if name == "lppsgd":  # many of its passes compute the gradients of a part of the layers
+        assert all(0 < count < passes for count in gradients)
+    else:
+        assert gradients == [passes] * blocks
+    assert len(found["peak_in_flight"]) == blocks
+    assert found["peak_bytes"] is found["memory"] is None
+    for worker in found["occupancy"]:
+        spent = sum(value for key, value in worker.items() if key != "worker")
+        assert spent == pytest.approx(found["makespan_s"])
 
 
 def test_what_is_read_is_without_json(gradlag: Gradlag) -> None:
@@ -171,3 +197,42 @@ def test_growth_without_bound_is_said(gradlag: Gradlag) -> None:
 
 def test_whole_numbers_may_be_written_with_a_power_of_ten(gradlag: Gradlag) -> None:
     assert gradlag("simulate", "bp", "--batches", "2e1", "--json").json["updates"] == 80
+
+
+def test_a_table_of_torch_is_a_schedule(gradlag: Gradlag, tmp_path: Path) -> None:
+    (tmp_path / "zb.csv").write_text("0F0,0F1,,0I0,0W0,0I1,None,0W1\n,1F0,1I0,1F1,1I1,1W0,1W1\n")
+    options = ("--batches", 10, "--workload", workload(tmp_path))
+    ran = gradlag("simulate", "zb.csv", *options, "--json", "--out", "x")
+    found = ran.json
+    assert (found["schedule"], found["options"]) == ("zb.csv", {"batches": 10})
+    assert found["sequential_s"] == 10 * 15
+    assert [sum(gap["histogram"].values()) for gap in found["gaps"]] == [20, 20]
+    assert "cells that say None are read as idle" in ran.err
+    first, second = (tmp_path / "x" / "schedule.csv").read_text().splitlines()
+    assert [cell for cell in first.split(",") if cell] == "0F0 0F1 0I0 0W0 0I1 0W1".split()
+    assert [cell for cell in second.split(",") if cell] == "1F0 1I0 1F1 1I1 1W0 1W1".split()
+
+
+def test_what_depends_on_timing_has_no_table(gradlag: Gradlag, tmp_path: Path) -> None:
+    ran = gradlag("simulate", "async-lu", "--batches", 5, "--json", "--out", "x")
+    assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"schedule.csv"}
+    assert "no schedule.csv" in ran.err
+
+
+def test_other_tools_files_are_workloads(gradlag: Gradlag, tmp_path: Path) -> None:
+    (tmp_path / "graph.txt").write_text(
+        "node1 -- Input -- forward_compute_time=0, backward_compute_time=0, "
+        "activation_size=1.0, parameter_size=0.0\n"
+        "node2 -- Linear -- forward_compute_time=1000.0, backward_compute_time=2000.0, "
+        "activation_size=8.0, parameter_size=4.0\n"
+        "\tnode1 -- node2\n"
+    )
+    found = gradlag("simulate", "bp:modules=1", "--workload", "graph.txt", "--json").json
+    assert found["sequential_s"] == 100 * 3
+
+
+def test_options_may_follow_the_name(gradlag: Gradlag) -> None:
+    written = gradlag("simulate", "pipedream:modules=3,in_flight=3,2,1", "--json").json
+    assert written["options"]["in_flight"] == [3, 2, 1]
+    flags = ("--modules", 3, "--in-flight", "3,2,1")
+    assert gradlag("simulate", "pipedream", *flags, "--json").json == written

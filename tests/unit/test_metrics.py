@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -8,7 +9,6 @@ from simcore.engine import simulate
 from simcore.metrics import (
     busy_s,
     makespan_s,
-    peak_bytes,
     peak_in_flight,
     sequential_s,
     speedup,
@@ -17,9 +17,9 @@ from simcore.metrics import (
     utilization,
 )
 from simcore.schedules import SCHEDULES, build
-from simcore.trace import KIND, Header, Recorder, Trace
+from simcore.trace import Header, Recorder, Trace
 from simcore.window import finish_times, steady_window
-from simcore.workload import Layer, Workload
+from simcore.workload import Workload
 
 # 1 s forward, 2 s backward and 1 s update for each of two blocks.
 EVEN = Workload.even(2, forward_s=2, backward_ratio=2, update_s=2)
@@ -38,15 +38,6 @@ def made(*spans: tuple[int, int, int, int, int, int], tick_s: Fraction = Fractio
     for index, (start, end, worker, kind, block, batch) in enumerate(spans):
         recorder.span(start, end, worker, index, kind, block, batch, 0)
     return recorder.trace(Header("real", "made", {}, 1, 9, ("a", "b"), ("c",), tick_s))
-
-
-def sized(*sizes: tuple[int, int]) -> Workload:
-    """Layers of 1 s forward and 2 s backward, from their parameter and saved bytes."""
-    layers = (
-        Layer("", Fraction(1), Fraction(2), parameter_bytes=parameters, saved_bytes=saved)
-        for parameters, saved in sizes
-    )
-    return Workload("sized", tuple(layers))
 
 
 def test_times_of_backpropagation() -> None:
@@ -70,7 +61,6 @@ def test_a_trace_without_operations() -> None:
     assert speedup(empty, EVEN) is None
     assert steady_batch_s(empty) is None
     assert peak_in_flight(empty) == (0,)
-    assert peak_bytes(empty, sized((5, 7))) == (0, 0)
 
 
 def test_sending_and_receiving_keep_a_worker_busy() -> None:
@@ -146,46 +136,12 @@ def test_what_ends_is_let_go_before_what_begins() -> None:
     assert peak_in_flight(made(*passes[:1])) == (1,)
 
 
-# Memory
-
-
-def test_no_bytes_without_sizes() -> None:
-    assert peak_bytes(run("bp", batches=1), EVEN) is None
-
-
-def test_bytes_of_workers_that_keep_their_graphs() -> None:
-    workload = sized((1000, 10), (2000, 1))
-    assert peak_bytes(run("bp", workload, batches=3), workload) == (3011,)
-    assert peak_bytes(run("fdg", workload, batches=20), workload) == (1020, 2001)
-    assert peak_bytes(run("adl", workload, batches=20), workload) == (1030, 2001)
-
-
-def test_bytes_of_workers_that_hand_their_graphs_over() -> None:
-    # Each backward thread holds one batch and updates all layers; the forward thread holds the
-    # batch that it works on, and the queue.
-    workload = sized((1000, 10), (2000, 1))
-    assert peak_bytes(run("async-lu", workload, batches=20), workload) == (11, 3011, 3011)
-    one = run("async-lu", workload, batches=20, backward_threads=1)
-    # Passes take 2 and 4 s. The thread takes batches at 2, 6, .., 38: when the last batch is
-    # through, at 40 s, it has taken 10, and 10 are left with the forward thread.
-    assert peak_bytes(one, workload) == (10 * 11, 3011)
-
-
-def test_bytes_where_memory_is_shared_and_nothing_is_received() -> None:
-    forward, backward = (0, 2, 0, KIND["forward"], 1, 0), (5, 7, 1, KIND["backward"], 1, 0)
-    assert peak_bytes(made(forward, backward), sized((1000, 10))) == (10, 10)
-    receive = (2, 3, 1, KIND["receive"], 0, 0)
-    other = (4, 6, 0, KIND["forward"], 1, 1)
-    assert peak_bytes(made(forward, other, backward), sized((1000, 10))) == (20, 10)
-    assert peak_bytes(made(forward, receive, other, backward), sized((1000, 10))) == (10, 10)
-    # What is received of another batch, or by another worker, hands nothing over.
-    strange = (2, 3, 1, KIND["receive"], 0, 8), (2, 3, 0, KIND["receive"], 0, 0)
-    assert peak_bytes(made(forward, *strange, other, backward), sized((1000, 10))) == (20, 10)
-
-
-def test_bytes_where_the_other_worker_received_the_input_too() -> None:
-    # It holds the graph from the forward pass on; before there is none.
-    receive, forward = (0, 1, 1, KIND["receive"], 0, 0), (2, 3, 0, KIND["forward"], 1, 0)
-    earlier = (0, 1, 1, KIND["forward"], 1, 1), (1, 2, 1, KIND["backward"], 1, 1)
-    trace = made(receive, *earlier, forward, (4, 5, 1, KIND["backward"], 1, 0))
-    assert peak_bytes(trace, sized((1000, 10))) == (10, 10)
+def test_micro_batches_make_mini_batches() -> None:
+    # Passes of a whole mini-batch each, seen as those of parts of them.
+    whole = run("bp", batches=6)
+    trace = replace(whole, header=replace(whole.header, micro_batches=3))
+    assert speedup(trace, EVEN) == 16 / 48
+    whole = run("fdg", batches=20)
+    trace = replace(whole, header=replace(whole.header, micro_batches=2))
+    assert steady_batch_s(trace) == 8
+    assert steady_speedup(trace, EVEN) == 1

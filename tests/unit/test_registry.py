@@ -22,7 +22,6 @@ COUNTS = (
     "modules",
     "layers",
     "chunks",
-    "micro_batches",
     "processes",
     "replicas",
     "averaging",
@@ -33,6 +32,7 @@ COUNTS = (
     "forward_threads",
     "backward_threads",
 )
+OPTIONAL_COUNTS = ("micro_batches", "queue_capacity")
 WINDOWS = "must be a whole number of at least 1, or a list of one for each module"
 SHRINK = "must be above 0 and at most 1; give 1 to leave gradients as they are"
 
@@ -49,7 +49,7 @@ def lines_of_counts() -> list[tuple[str, object, str]]:
         ("4", "'4'"),
         ([1], "'[1]'"),
     ]
-    names = (*COUNTS, "queue_capacity")
+    names = (*COUNTS, *OPTIONAL_COUNTS)
     found = [(name, value, f"{name} is {text}: {COUNT}") for name in names for value, text in shown]
     return found + [(name, None, f"{name} is 'None': {COUNT}") for name in COUNTS]
 
@@ -166,7 +166,7 @@ def test_entries_agree_with_their_factories(entry: Entry) -> None:
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("fgd", "fdg"),
+        ("fdgs", "fdg"),
         ("ADL", "adl"),
         ("AsyncLU", "async-lu"),
         ("bq", "bp"),
@@ -190,7 +190,7 @@ def test_any_unknown_name_is_refused_in_one_line(name: str) -> None:
 def test_an_option_that_a_schedule_lacks_is_refused() -> None:
     line = (
         "accumulation is 2: is not an option of fdg; "
-        "leave it out; fdg has modules, batches, shrink, weights, "
+        "leave it out; fdg has modules, batches, shrink, lockstep, weights, "
         "recompute, replicas, loaders, prefetch"
     )
     with pytest.raises(InputError, match=f"^{re.escape(line)}$"):

@@ -1,24 +1,26 @@
 from fractions import Fraction
 from typing import Any
 
-import pytest
-
 from simcore.engine import simulate
 from simcore.ledger import Applied, Update
 from simcore.schedules import SCHEDULES, build
 from simcore.staleness import (
     GAP_COLUMNS,
+    PHASES,
+    Delay,
     GapSummary,
     gap_summaries,
     gap_table,
     gaps,
+    gaps_by_phase,
     lost_updates,
     steady_gap_summaries,
-    tie_sensitive,
+    time_staleness,
 )
 from simcore.trace import KIND, Header, Recorder, Trace
 from simcore.window import steady_window
-from simcore.workload import Workload
+from simcore.workload import Layer, Workload
+from tests.properties.odd_schedules import ODD_SCHEDULES
 
 READ, BACKWARD, RAISE = KIND["forward"], KIND["backward"], KIND["update"]
 
@@ -78,6 +80,48 @@ def test_a_block_without_gradients() -> None:
     assert gap_summaries(made()) == tuple(GapSummary(k, None, None, None, {}) for k in (1, 2))
 
 
+def test_the_phases_of_a_run() -> None:
+    # Of 20 batches, both modules update with 3 to 17 in the steady window (see test_summary).
+    phases = gaps_by_phase(run("fdg", 2, batches=20))
+    assert phases is not None
+    assert list(phases) == list(PHASES)
+    first, second = zip(*phases.values(), strict=True)
+    assert [summary.histogram for summary in first] == [{0: 1, 1: 2}, {1: 15}, {1: 2}]
+    assert [summary.histogram for summary in second] == [{0: 3}, {0: 15}, {0: 2}]
+    assert gaps_by_phase(run("fdg", 3, batches=4)) is None
+
+
+def test_merges_of_replicas_are_no_updates() -> None:
+    # Batches take 3 s. Merges, of 1 s after a snapshot of 1 s, land at 2 and 4 s in both replicas:
+    # during each of the first two of four batches.
+    layers = (Layer("", Fraction(1), Fraction(2), merge_s=Fraction(1)),)
+    trace = simulate(ODD_SCHEDULES["averaged"](8), Workload("", layers))
+    assert trace.of_kind("merge")["version"].tolist() == [0, 0, 2, 2]
+    rows = trace.gradients
+    assert sorted((rows["version_applied"] - rows["version_forward"]).tolist()) == [0] * 4 + [1] * 4
+    assert set(gaps(trace).tolist()) == {0}
+    assert gap_summaries(trace) == (GapSummary(1, 0.0, 0, 0, {0: 8}),)
+
+
+# Seconds
+
+
+def test_seconds_from_a_gradient_to_its_update() -> None:
+    # One layer of 1 and 2 s, with an update of 1 s for two batches: the first gradient waits for
+    # the second, and both for the end of the update.
+    workload = Workload.even(1, 1, 2, 1)
+    trace = simulate(build("adl", modules=1, batches=4, accumulation=2), workload)
+    assert time_staleness(trace) == (Delay(1, (4 + 1) / 2, 1.0, 4.0),)
+    assert time_staleness(trace, (0, trace.start)) == (Delay(1, None, None, None),)
+
+
+def test_seconds_from_the_half_that_made_the_gradient() -> None:
+    # The second half of a backward pass, a tick before its update.
+    layers = (Layer("", Fraction(1), Fraction(2), Fraction(1)),) * 2
+    trace = simulate(ODD_SCHEDULES["split"](4), Workload("", layers))
+    assert [delay.max_s for delay in time_staleness(trace)] == [1.0, 1.0]
+
+
 # Lost updates
 
 
@@ -102,50 +146,3 @@ def test_an_update_with_several_gradients_loses_once() -> None:
     recorder.update(5, 0, Update(version=7, base=4, gradients=gradients))
     header = Header("real", "made", {}, 2, 9, ("a",), (), Fraction(1))
     assert lost_updates(recorder.trace(header)) == (0, 3)
-
-
-# Ties
-
-
-@pytest.mark.parametrize(
-    ("spans", "expected"),
-    [
-        ([(5, 6, 0, READ, 1), (3, 5, 1, RAISE, 1)], True),
-        ([(5, 6, 0, READ, 2), (3, 5, 1, RAISE, 1)], False),  # another block
-        ([(5, 6, 1, READ, 1), (3, 5, 1, RAISE, 1)], False),  # the same worker
-        ([(4, 5, 0, READ, 1), (3, 5, 1, RAISE, 1)], False),  # reads at its start
-        ([(6, 7, 0, READ, 1), (3, 5, 1, RAISE, 1)], False),
-        ([(3, 5, 0, RAISE, 1), (4, 5, 1, RAISE, 1)], True),
-        ([(3, 5, 0, RAISE, 1), (4, 5, 1, RAISE, 2)], False),
-        ([(3, 5, 0, RAISE, 1), (5, 5, 0, RAISE, 1)], False),
-        ([(5, 6, 0, READ, 1), (5, 6, 1, READ, 1)], False),
-        ([(5, 6, 0, READ, 1), (5, 6, 1, READ, 1), (8, 9, 1, RAISE, 1)], False),
-        ([(5, 6, 0, READ, 1), (5, 6, 1, READ, 1), (4, 5, 1, RAISE, 1)], True),
-        ([], False),
-    ],
-)
-def test_ties_between_workers(spans: list[tuple[int, int, int, int, int]], expected: bool) -> None:
-    assert tie_sensitive(made(*spans)) is expected
-
-
-def test_a_backward_pass_reads_unless_it_uses_the_stash() -> None:
-    spans = (5, 6, 0, BACKWARD, 1), (3, 5, 1, RAISE, 1)
-    assert tie_sensitive(made(*spans, weights="mixed"))
-    assert not tie_sensitive(made(*spans, weights="stash"))
-
-
-def test_a_pass_that_renews_all_copies_reads_all_blocks() -> None:
-    spans = (5, 6, 0, BACKWARD, 2), (3, 5, 1, RAISE, 1)
-    assert tie_sensitive(made(*spans, write="assign", refresh="pass"))
-    assert not tie_sensitive(made(*spans, write="assign", refresh="layer"))
-    assert not tie_sensitive(made(*spans, write="add", refresh="pass"))
-
-
-def test_ties_of_schedules() -> None:
-    assert not tie_sensitive(run("bp", 2, batches=9))
-    assert not tie_sensitive(run("fdg", 3, batches=9))
-    assert tie_sensitive(run("async-lu", 2, batches=9))  # beta = 2 is a whole number
-    uneven = simulate(
-        build("async-lu", layers=2, batches=9), Workload.even(2, "1.0001", "1.9003", "0.017")
-    )
-    assert not tie_sensitive(uneven)

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from simcore.cluster import Cluster
 from simcore.engine import simulate
-from simcore.metrics import peak_bytes
+from simcore.memory import memory_of
+from simcore.occupancy import STATES
 from simcore.schedules import SCHEDULES, build
 from simcore.staleness import gap_summaries
 from simcore.summary import summarize
@@ -28,9 +30,20 @@ KEYS = [
     "updates",
     "gaps",
     "steady_gaps",
+    "gaps_by_phase",
+    "time_staleness_s",
+    "inconsistency",
+    "fresh_fraction",
+    "lost_updates",
+    "sojourn",
     "peak_in_flight",
     "peak_bytes",
+    "memory",
+    "traffic",
+    "occupancy",
     "tie_sensitive",
+    "tie_range",
+    "tie_examined",
     "engine",
     "seed",
 ]
@@ -39,7 +52,7 @@ KEYS = [
 def summary(name: str, workload: Workload | None = None, **options: Any) -> dict[str, Any]:
     schedule = build(name, **options)
     workload = workload or Workload.even(schedule.blocks)
-    return summarize(simulate(schedule, workload, seed=7), workload)
+    return summarize(simulate(schedule, workload, seed=7), workload, schedule)
 
 
 def gap(block: int, mean: float, **histogram: int) -> dict[str, Any]:
@@ -54,13 +67,39 @@ def gap(block: int, mean: float, **histogram: int) -> dict[str, Any]:
     }
 
 
+def link(name: str) -> dict[str, Any]:
+    """Twenty messages of unknown size."""
+    rest = dict.fromkeys(("bytes", "bytes_per_s", "utilization"))
+    return {"link": name, "messages": 20, **rest}
+
+
+def worker(name: str, **states: float) -> dict[str, Any]:
+    return {"worker": name, **{f"{state}_s": 0.0 for state in STATES}, **states}
+
+
+def law(block: int, sojourn_s: float, gap: int) -> dict[str, Any]:
+    """A sojourn in which nothing waits, in a cycle of 1.5 s."""
+    return {
+        "replica": 0,
+        "block": block,
+        "sojourn_s": sojourn_s,
+        "cycle_s": 1.5,
+        "gap": gap,
+        "gap_by_law": gap,
+        "exact": True,
+        "floor_s": sojourn_s,
+        "floor": gap,
+        "excess": 0.0,
+    }
+
+
 def test_all_of_a_small_simulation() -> None:
     # Each of two modules takes 0.5 s forward and 1 s backward. 20 batches take 0.5 s to reach the
     # last module, 20 times 1.5 s there, and 1 s for the last gradient of the first.
     assert summary("fdg", modules=2, batches=20) == {
         "schema": "gradlag.simulation/1",
         "schedule": "fdg",
-        "options": {"modules": 2, "batches": 20, "shrink": 1.0, "weights": "stash"},
+        "options": SCHEDULES["fdg"].defaults | {"modules": 2, "batches": 20},
         "makespan_s": 31.5,
         "sequential_s": 60.0,
         "speedup": 60 / 31.5,
@@ -76,9 +115,41 @@ def test_all_of_a_small_simulation() -> None:
         # the first one reads at a version above 0, and it takes the last one at 28.5 s: both
         # modules update with batches 3 to 17 in between.
         "steady_gaps": [gap(1, 1.0, of_1=15), gap(2, 0.0, of_0=15)],
+        "gaps_by_phase": {
+            "start_up": [gap(1, 2 / 3, of_0=1, of_1=2), gap(2, 0.0, of_0=3)],
+            "steady": [gap(1, 1.0, of_1=15), gap(2, 0.0, of_0=15)],
+            "drain": [gap(1, 1.0, of_1=2), gap(2, 0.0, of_0=2)],
+        },
+        "time_staleness_s": [{"block": k, "mean": 0.0, "min": 0.0, "max": 0.0} for k in (1, 2)],
+        # The first module has seen one batch less than the second, but for batch 0.
+        "inconsistency": {
+            "across_blocks": {
+                "all": {"mean": 0.95, "min": 0, "max": 1},
+                "steady": {"mean": 1.0, "min": 1, "max": 1},
+            },
+            "forward_to_backward": {
+                "all": {"mean": 0.0, "min": 0, "max": 0},
+                "steady": {"mean": 0.0, "min": 0, "max": 0},
+            },
+        },
+        "fresh_fraction": {"all": 0.5, "steady": 0.5},
+        "lost_updates": [0, 0],
+        # Two steps of 1.5 s in the first module, one in the last; alone, no batch is any faster.
+        "sojourn": [law(1, sojourn_s=3.0, gap=1), law(2, sojourn_s=1.5, gap=0)],
         "peak_in_flight": [2, 1],
         "peak_bytes": None,
+        "memory": None,
+        "traffic": [link("gradients[1]"), link("activations[2]")],
+        "occupancy": [
+            worker("module 1", computing_s=30.0, starved_s=1.5),
+            worker("module 2", computing_s=30.0, early_s=0.5, done_s=1.0),
+        ],
         "tie_sensitive": False,
+        "tie_range": [
+            {"block": 1, "mean": [0.95, 0.95], "min": 0, "max": 1},
+            {"block": 2, "mean": [0.0, 0.0], "min": 0, "max": 0},
+        ],
+        "tie_examined": None,
         "engine": "simpy",
         "seed": 7,
     }
@@ -86,13 +157,19 @@ def test_all_of_a_small_simulation() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_document_of_every_schedule(name: str) -> None:
-    document = summary(name, batches=6)
+    schedule = build(name, batches=6)
+    workload = Workload.even(schedule.blocks)
+    trace = simulate(schedule, workload)
+    document = summarize(trace, workload, schedule)
     assert list(document) == KEYS
     assert json.loads(json.dumps(document, allow_nan=False)) == document
-    blocks = build(name, batches=6).blocks
-    assert [each["block"] for each in document["gaps"]] == list(range(1, blocks + 1))
-    assert sum(sum(each["histogram"].values()) for each in document["gaps"]) == 6 * blocks
-    assert len(document["peak_in_flight"]) == blocks
+    assert [each["block"] for each in document["gaps"]] == list(range(1, schedule.blocks + 1))
+    counted = sum(sum(each["histogram"].values()) for each in document["gaps"])
+    assert counted == len(trace.gradients)
+    assert len(document["peak_in_flight"]) == schedule.blocks
+    for worker in document["occupancy"]:
+        spent = sum(seconds for key, seconds in worker.items() if key != "worker")
+        assert spent == pytest.approx(document["makespan_s"])
 
 
 def test_growth_leaves_no_steady_values() -> None:
@@ -109,7 +186,16 @@ def test_sizes_give_bytes() -> None:
     workload = Workload("sized", layers)
     schedule = build("fdg", modules=2, batches=9)
     trace = simulate(schedule, workload)
-    document = summarize(trace, workload, engine="other")
-    assert document["peak_bytes"] == list(peak_bytes(trace, workload) or ()) == [12, 10]
+    cluster = Cluster.private(bytes_per_s=1)
+    document = summarize(trace, workload, schedule, cluster, engine="other")
+    # The weights and a copy of them, the graphs of two batches; the weights, a graph, a gradient.
+    assert document["peak_bytes"] == [8 + 8 + 2 * 2, 8 + 8]
+    found = memory_of(trace, schedule, workload)
+    assert found is not None
+    for each, peak in zip(document["memory"], found[1], strict=True):
+        assert each["peak_s"] == peak.tick * trace.header.tick_s
+        assert each["peak_bytes"] == peak.bytes
+        assert {f"{name}_bytes" for name in peak.categories} <= each.keys()
+    assert [each["utilization"] for each in document["traffic"]] == [0.0, 0.0]
     assert document["engine"] == "other"
     assert document["gaps"][0]["mean"] == gap_summaries(trace)[0].mean

@@ -39,15 +39,16 @@ def sequential_s(workload: Workload, batches: int) -> float:
     return float(workload.sequential_s(batches))
 
 
-def speedup(trace: Trace, workload: Workload) -> float | None:
+def speedup(trace: Trace, workload: Workload, batches_per_update: int = 1) -> float | None:
     """Sequential time of the trace's mini-batches over its makespan; None without operations.
 
-    None as well if a worker was lost, for then not all of them were done.
+    Backpropagation updates after every mini-batch, or after so many of them, to compare at equal
+    samples per update. None as well if a worker was lost, for then not all of them were done.
     """
     if "lost" in trace.header.about:
         return None
     makespan = _makespan(trace)
-    sequential = workload.sequential_s(trace.header.mini_batches)
+    sequential = workload.sequential_s(trace.header.mini_batches, batches_per_update)
     return float(sequential / makespan) if makespan else None
 
 

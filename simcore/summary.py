@@ -43,10 +43,12 @@ def summarize(
     `workload_blocks` has a layer for each block of the trace's `schedule`; without a cluster links
     are free. The steady values are None where there is no steady window, and then
     `growth_per_batch` says whether it is because the batches in flight grow. Keys of histograms are
-    gaps. Bytes are None where the workload gives no sizes. If workers were lost, `lost` says when
+    gaps. `equal_speedup` is over backpropagation that updates after as many mini-batches. Bytes and
+    samples are None where the workload gives no sizes. If workers were lost, `lost` says when
     whom, in seconds, and `waiting` what the others wait for.
     """
     header = trace.header
+    per_update, size = schedule.batches_per_update, workload_blocks.batch_size
     return {
         "schema": SCHEMA,
         "schedule": header.schedule,
@@ -54,6 +56,9 @@ def summarize(
         "makespan_s": metrics.makespan_s(trace),
         "sequential_s": metrics.sequential_s(workload_blocks, header.mini_batches),
         "speedup": metrics.speedup(trace, workload_blocks),
+        "batches_per_update": per_update,
+        "samples_per_update": size and size * per_update,
+        "equal_speedup": metrics.speedup(trace, workload_blocks, per_update),
         "steady": "window",
         "steady_batch_s": metrics.steady_batch_s(trace),
         "steady_speedup": metrics.steady_speedup(trace, workload_blocks),

@@ -132,13 +132,15 @@ class Workload:
         """Time of one update of the whole network, in seconds."""
         return sum((layer.update_s for layer in self.layers), Fraction(0))
 
-    def sequential_s(self, batches: int) -> Fraction:
+    def sequential_s(self, batches: int, batches_per_update: int = 1) -> Fraction:
         """Time of plain backpropagation of so many batches on one worker, in seconds.
 
-        >>> Workload.even(4, forward_s=1, backward_ratio=2, update_s=0.5).sequential_s(10)
-        Fraction(35, 1)
+        >>> workload = Workload.even(4, forward_s=1, backward_ratio=2, update_s=0.5)
+        >>> workload.sequential_s(10), workload.sequential_s(10, batches_per_update=4)
+        (Fraction(35, 1), Fraction(63, 2))
         """
-        return batches * (self.forward_s + self.backward_s + self.update_s)
+        updates = -(-batches // batches_per_update)
+        return batches * (self.forward_s + self.backward_s) + updates * self.update_s
 
 
 class LayerFile(FileModel):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,6 +22,9 @@ KEYS = [
     "makespan_s",
     "sequential_s",
     "speedup",
+    "batches_per_update",
+    "samples_per_update",
+    "equal_speedup",
     "steady",
     "steady_batch_s",
     "steady_speedup",
@@ -103,6 +107,9 @@ def test_all_of_a_small_simulation() -> None:
         "makespan_s": 31.5,
         "sequential_s": 60.0,
         "speedup": 60 / 31.5,
+        "batches_per_update": 1,
+        "samples_per_update": None,
+        "equal_speedup": 60 / 31.5,
         "steady": "window",
         "steady_batch_s": 1.5,
         "steady_speedup": 2.0,
@@ -199,3 +206,13 @@ def test_sizes_give_bytes() -> None:
     assert [each["utilization"] for each in document["traffic"]] == [0.0, 0.0]
     assert document["engine"] == "other"
     assert document["gaps"][0]["mean"] == gap_summaries(trace)[0].mean
+
+
+def test_speedups_at_equal_samples_per_update() -> None:
+    workload = replace(Workload.even(2, update_s=1), batch_size=64)
+    found = summary("adl", workload, modules=2, batches=8, accumulation=4)
+    assert found["batches_per_update"] == 4
+    assert found["samples_per_update"] == 256
+    # Backpropagation updates after each batch, or as rarely: 8 (1 + 2 + 1) s, or 8 (1 + 2) + 2 s.
+    assert found["equal_speedup"] * 32 == pytest.approx(found["speedup"] * 26)
+    assert summary("ddp", workload, modules=2, replicas=2, batches=8)["samples_per_update"] == 128

@@ -28,6 +28,7 @@ __all__ = [
     "Backward",
     "BackwardInput",
     "BackwardStop",
+    "BackwardThrough",
     "BackwardWeight",
     "Channel",
     "Estimate",
@@ -54,6 +55,7 @@ __all__ = [
     "Snapshot",
     "Synthesize",
     "Tangent",
+    "TangentStep",
     "Update",
     "Worker",
     "kind_of",
@@ -62,6 +64,7 @@ __all__ = [
 ItemKind = Literal[
     "sample",
     "activation",
+    "derivative",
     "input",
     "graph",
     "gradient",
@@ -78,12 +81,13 @@ class Item(NamedTuple):
 
     * `sample`, of block 0: where a batch lies in storage, not yet loaded.
     * `activation` of a block: its output; block 0 is the data, with its labels.
+    * `derivative` of a block: that of its output along each direction, as large as the output.
     * `input` of a block: what its forward pass took in, kept to run it again.
     * `graph` of a block: what its forward pass keeps for its backward pass.
     * `gradient` of a block: of the loss with respect to that block's output.
     * `weight_graph` of a block: what is left of the graph for the gradient of the weights.
     * `tangent` of a block: the random direction of its weights, or the seed of it.
-    * `scalar`, of the last block: the derivative of the loss along all directions.
+    * `scalar`, of the last block: the derivative of the loss along each direction.
     * `error`, of the last block: the loss gradient at the network's output, to be fed back.
     * `synthesizer` of a block: what its model of gradients keeps in order to learn.
     """
@@ -166,11 +170,20 @@ class ForwardError(Forward):
 class Tangent:
     """A forward pass with its derivative along a random direction of the weights (one or more).
 
-    Keeps the direction, but no graph. The last block computes the derivative of the loss.
+    Keeps the direction, but no graph. The last block computes the derivative of the loss. All
+    passes of a mini-batch share its directions, which are drawn at the first.
     """
 
     block: int
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TangentStep(Tangent):
+    """As `Tangent`, of a time step: goes on from the state that the step before left in the block.
+
+    The passes of a mini-batch are the time steps of its sequences; the first starts from no state.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +213,11 @@ class BackwardInput:
 
     block: int
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardThrough(BackwardInput):
+    """The gradient of the input, with no gradient of the weights to follow: the block stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +330,9 @@ class Arrive:
 class Join:
     """Wait until the group's round is over; arrives first, unless this worker has by `Arrive`.
 
-    The last arrival starts the round, which takes no time without a block, and with one that of a
-    ring all-reduce. All members then hold the mean of what was contributed.
+    The last arrival starts the round, which takes the time of a ring all-reduce; none, where there
+    is nothing to average. All members then hold the mean of what was contributed. Answer: whether
+    anything was.
     """
 
     group: Group
@@ -354,6 +373,7 @@ KINDS: Final[tuple[type[Any], ...]] = (
     Load,
     Arrive,
     Join,
+    BackwardThrough,
 )
 _NAMES: Final = {
     kind: "".join(f"_{c.lower()}" if c.isupper() else c for c in kind.__name__)[1:]

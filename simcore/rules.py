@@ -15,6 +15,7 @@ from simcore.ops import (
     Backward,
     BackwardInput,
     BackwardStop,
+    BackwardThrough,
     BackwardWeight,
     Channel,
     Estimate,
@@ -40,6 +41,7 @@ from simcore.ops import (
     Snapshot,
     Synthesize,
     Tangent,
+    TangentStep,
     Update,
     Worker,
 )
@@ -103,8 +105,15 @@ RULES: Final[dict[type[Any], Rule]] = {
     Tangent: Rule(
         timed=True,
         meaning="a forward pass with its derivative along random directions; version v_f",
-        consumes=_UP,
-        makes=(("tangent", 0), ("activation", 0)),
+        consumes=(*_UP, ("derivative", -1)),
+        makes=(("tangent", 0), ("activation", 0), ("derivative", 0)),
+        makes_last=(("tangent", 0), ("scalar", 0)),
+    ),
+    TangentStep: Rule(
+        timed=True,
+        meaning="as Tangent, of a time step: goes on from the state that the one before left",
+        consumes=(*_UP, ("derivative", -1)),
+        makes=(("tangent", 0), ("activation", 0), ("derivative", 0)),
         makes_last=(("tangent", 0), ("scalar", 0)),
     ),
     Replay: Rule(
@@ -131,6 +140,12 @@ RULES: Final[dict[type[Any], Rule]] = {
         meaning="the gradient of the block's input alone; version v_b",
         consumes=(("graph", 0), ("gradient", 0)),
         makes=(("gradient", -1), ("weight_graph", 0)),
+    ),
+    BackwardThrough: Rule(
+        timed=True,
+        meaning="the gradient of the block's input, and of nothing else; version v_b",
+        consumes=(("graph", 0), ("gradient", 0)),
+        makes=(("gradient", -1),),
     ),
     BackwardWeight: Rule(
         timed=True,
@@ -190,8 +205,9 @@ RULES: Final[dict[type[Any], Rule]] = {
 
 def _items(wanted: tuple[Wanted, ...], block: int, blocks: int) -> tuple[Item, ...]:
     found = (Item(kind, blocks if at == LAST else block + int(at)) for kind, at in wanted)
-    # Nobody wants the gradient of the data.
-    return tuple(item for item in found if item.kind != "gradient" or item.block >= 1)
+    # Nobody wants the gradient of the data, and no direction moves them.
+    of_data = ("gradient", "derivative")
+    return tuple(item for item in found if item.kind not in of_data or item.block >= 1)
 
 
 def consumed(operation: Pass | Load, blocks: int) -> tuple[Item, ...]:
@@ -229,7 +245,8 @@ def _block(operation: Pass | Load) -> int:
 class Holdings:
     """What one worker holds. Every method raises `IllegalOperationError` when a rule is broken.
 
-    `joined` are the blocks whose gradients others have contributed to since the last update.
+    `joined` are the blocks whose gradients others have contributed to since the last update;
+    `snapshots` say of each block with a snapshot whether a round has made it a mean.
     """
 
     worker: str
@@ -237,7 +254,7 @@ class Holdings:
     items: set[tuple[ItemKind, int, int]] = field(default_factory=set)
     pending: dict[int, list[int]] = field(default_factory=dict)
     joined: set[int] = field(default_factory=set)
-    snapshots: set[int] = field(default_factory=set)
+    snapshots: dict[int, bool] = field(default_factory=dict)
 
     def compute(self, operation: Pass | Update | Snapshot | Merge | Load) -> None:
         """Take what the computation needs and add what it makes."""
@@ -252,12 +269,13 @@ class Holdings:
             case Snapshot(block):
                 if block in self.snapshots:
                     raise self._illegal(operation, "the last snapshot has not been merged")
-                self.snapshots.add(block)
+                self.snapshots[block] = False
                 return
             case Merge(block):
                 if block not in self.snapshots:
                     raise self._illegal(operation, "there is no snapshot of this block")
-                self.snapshots.remove(block)
+                if not self.snapshots.pop(block):
+                    raise self._illegal(operation, "no round has averaged the snapshot")
                 return
         self.take(consumed(operation, self.blocks), operation.batch, operation)
         for kind, block in needed(operation, self.blocks):
@@ -265,6 +283,17 @@ class Holdings:
         self.give(made(operation, self.blocks), operation.batch, operation)
         if not isinstance(operation, Load) and RULES[type(operation)].pending:
             self.pending.setdefault(operation.block, []).append(operation.batch)
+
+    def contributes(self, block: int) -> bool:
+        """Whether there is something of the block that a round could average."""
+        return block in self.pending or block in self.snapshots
+
+    def join(self, block: int, others: bool) -> None:
+        """Take the result of a round to which `others` contributed, or only this worker."""
+        if block in self.snapshots:
+            self.snapshots[block] = True
+        elif others:
+            self.joined.add(block)
 
     def take(self, items: tuple[Item, ...], batch: int, operation: Operation) -> None:
         """Remove items of a batch; each must be there. A `Send` copies what is to be copied."""
@@ -274,9 +303,9 @@ class Holdings:
                 self.items.remove((kind, block, batch))
 
     def give(self, items: tuple[Item, ...], batch: int, operation: Operation) -> None:
-        """Add items of a batch; none may be there already."""
+        """Add items of a batch; none may be there already, but for what a `Send` has copied."""
         for kind, block in items:
-            if (kind, block, batch) in self.items:
+            if kind not in COPIED and (kind, block, batch) in self.items:
                 reason = f"already holds the {kind} of block {block} for batch {batch}"
                 raise self._illegal(operation, reason)
             self.items.add((kind, block, batch))

@@ -56,6 +56,14 @@ class WeightRules:
     keep: Literal["tangent", "seed"] = "tangent"
     alpha: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.write == "assign" and self.policy == "stash":
+            rule = "writes in place and cannot keep old weights"
+            raise InputError("write", "assign", rule, "use weights=mixed")
+        if self.write == "assign" and self.momentum == "shared":
+            rule = "cannot step each worker's own copy"
+            raise InputError("momentum", "shared", rule, "use momentum=worker")
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -81,10 +89,10 @@ class Schedule:
     split_backward: bool = False
 
     def __post_init__(self) -> None:
-        names = Counter(channel.name for channel in self.channels)
-        for name, count in names.items():
-            if count > 1:
-                raise InputError("channel", name, "must be one channel", "name each one apart")
+        for what, named in (("channel", self.channels), ("group", self.groups)):
+            for name, count in Counter(each.name for each in named).items():
+                if count > 1:
+                    raise InputError(what, name, f"must be one {what}", "name each one apart")
         for worker in self.workers:
             for block in worker.blocks:
                 if not 1 <= block <= self.blocks:

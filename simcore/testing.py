@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from simcore.cluster import Cluster, Device, Link
 from simcore.engine import simulate
 from simcore.errors import InputError
-from simcore.options import OPTIONS, Option
+from simcore.options import Option
 from simcore.schedule import Schedule
 from simcore.schedules import SCHEDULES, build, find
 from simcore.trace import Trace
@@ -102,7 +102,7 @@ def options(
     entry = find(name)
     most = {entry.blocks_option: most_blocks, "batches": most_batches}
     return st.fixed_dictionaries(
-        {option: _values(OPTIONS[option], most.get(option, 4)) for option in entry.defaults}
+        {option: _values(entry.option(option), most.get(option, 4)) for option in entry.defaults}
     )
 
 

@@ -1,5 +1,8 @@
 """Drawn timetables: who does what at which tick."""
 
+from dataclasses import replace
+from fractions import Fraction
+
 import numpy as np
 
 from simcore.cluster import Cluster
@@ -25,9 +28,13 @@ def draw(trace: Trace) -> str:
     return aligned(lines)
 
 
-def timetable(schedule: Schedule, forward: int = 1, backward: int = 1, update: int = 1) -> str:
+def timetable(
+    schedule: Schedule, forward: int = 1, backward: int = 1, update: int = 1, auxiliary: int = 0
+) -> str:
     """The timetable of a schedule with the given ticks for each block's operations, free links."""
     blocks = schedule.blocks
     total = forward * blocks
-    workload = Workload.even(blocks, total, backward / forward if forward else 0, update * blocks)
+    even = Workload.even(blocks, total, backward / forward if forward else 0, update * blocks)
+    layers = (replace(layer, auxiliary_s=Fraction(auxiliary)) for layer in even.layers)
+    workload = replace(even, layers=tuple(layers))
     return draw(simulate(schedule, workload, Cluster.private()))

@@ -5,7 +5,7 @@ from math import ceil
 from simcore.ops import Group, Join, Program, TangentStep, Update
 from simcore.registry import register
 from simcore.schedule import Schedule, WeightRules
-from simcore.schedules.forward_gradient import Directions, Keep, TangentChain, drawn_options
+from simcore.schedules.tangents import Directions, Keep, TangentChain, drawn_options
 from simcore.steps import steps
 
 __all__ = ["asyncfgd", "asyncfgd_recursive"]

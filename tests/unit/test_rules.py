@@ -35,6 +35,7 @@ from simcore.ops import (
     Snapshot,
     Synthesize,
     Tangent,
+    TangentStep,
     Update,
     Worker,
     kind_of,
@@ -81,6 +82,9 @@ def test_what_computations_take_and_make() -> None:
     assert made(Backward(2, 7), blocks=3) == (Item("gradient", 1),)
     assert made(Backward(1, 7), blocks=3) == ()
     assert made(Backward(1, 7), blocks=1) == ()
+    assert consumed(Tangent(1, 7), blocks=3) == (Item("activation", 0),)
+    assert consumed(Tangent(3, 7), blocks=3) == (Item("activation", 2), Item("derivative", 2))
+    assert made(Tangent(3, 7), blocks=3) == (Item("tangent", 3), Item("scalar", 3))
     assert needed(Project(1, 7), blocks=3) == (Item("scalar", 3),)
     assert needed(Feedback(1, 7), blocks=3) == (Item("error", 3), Item("graph", 1))
     assert made(Load(7), blocks=3) == (Item("activation", 0),)
@@ -91,6 +95,7 @@ FLOWS: list[tuple[list[type], list[type]]] = [
     ([Play], [Replay, Backward]),
     ([Forward], [BackwardInput, BackwardWeight]),
     ([Tangent], [Project]),
+    ([TangentStep], [Project]),
     ([ForwardError], [Backward]),
 ]
 
@@ -145,7 +150,10 @@ def test_an_update_may_live_on_the_gradients_of_others() -> None:
     holdings = Holdings("replica", blocks=1)
     with pytest.raises(IllegalOperationError, match="no gradient of this block"):
         holdings.compute(Update(1))
-    holdings.joined.add(1)
+    holdings.join(1, others=False)
+    with pytest.raises(IllegalOperationError, match="no gradient of this block"):
+        holdings.compute(Update(1))
+    holdings.join(1, others=True)
     holdings.compute(Update(1))
     with pytest.raises(IllegalOperationError, match="no gradient of this block"):
         holdings.compute(Update(1))
@@ -160,8 +168,13 @@ def test_snapshots_are_merged_one_by_one() -> None:
         holdings.compute(Snapshot(1))
     with pytest.raises(IllegalOperationError, match="ended with a snapshot of block 1"):
         holdings.end()
+    assert holdings.contributes(1)
+    holdings.join(1, others=True)
     holdings.compute(Merge(1))
     holdings.end()
+    holdings.compute(Snapshot(1))
+    with pytest.raises(IllegalOperationError, match="no round has averaged the snapshot"):
+        holdings.compute(Merge(1))
 
 
 def test_what_one_block_makes_the_next_one_takes() -> None:

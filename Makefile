@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # A pytest worker per core, but not so many that each needs a gigabyte for torch.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
-.PHONY: help install demo test nightly lint types architecture clean
+.PHONY: help install demo docs test nightly lint types architecture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: install ## profile, simulate, run and compare five schedules on real digit
 		async-lu:queue_capacity=1 async-bu:queue_capacity=1 \
 		--modules 2 --model mlp:8x1024 --data digits --batch-size 64 --batches 150 \
 		--learning-rate 0.01 --bound --out out/demo
+
+docs: install ## renew docs/reference/schedules.md from the registry of schedules
+	$(BIN)/python -m analysis.schedules_page
 
 test: install ## the whole test suite, under 10 minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS)

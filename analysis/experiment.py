@@ -32,11 +32,19 @@ class Wanted:
     def label(self) -> str:
         """Name and options, as the command line takes them.
 
-        >>> Wanted("adl", {"accumulation": 4}).label
-        'adl:accumulation=4'
+        >>> Wanted("adl", {"accumulation": 4, "recompute": True}).label
+        'adl:accumulation=4,recompute=true'
+        >>> Wanted("pipedream", {"in_flight": (2, 1)}).label
+        'pipedream:in_flight=2,1'
         """
-        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        options = ",".join(f"{name}={_typed(value)}" for name, value in self.options.items())
         return f"{self.name}:{options}" if options else self.name
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +73,14 @@ class Experiment:
     def options(self, wanted: Wanted) -> dict[str, object]:
         """The options of a schedule here: every layer a block, or no more modules than layers."""
         entry, layers = find(wanted.name), len(self.layer_costs.layers)
-        default = entry.defaults[entry.blocks_option]
+        name = entry.blocks_option
+        if name is None:
+            return {**wanted.options, "batches": self.batches}
+        default = entry.defaults[name]
         assert isinstance(default, int)
-        blocks = layers if entry.blocks_option == "layers" else min(default, layers)
-        return {entry.blocks_option: blocks, **wanted.options, "batches": self.batches}
+        chunks = entry.blocks({**wanted.options, name: 1})
+        blocks = layers if name == "layers" else max(1, min(default, layers // chunks))
+        return {name: blocks, **wanted.options, "batches": self.batches}
 
     def training(self, wanted: Wanted, threads: int | None = None) -> Training:
         """The training by a schedule. Raises `InputError` for options that do not fit."""

@@ -54,7 +54,7 @@ LOOKS: Final = {
     "tangent": Look(("tangent",), "#5fa8a0", INK),
     "replay": Look(("replay",), "#d6e6f2", INK),
     "estimate": Look(("estimate", "refine"), "#e3c94f", INK),
-    "backward": Look(("backward", "backward_input"), "#c2571a"),
+    "backward": Look(("backward", "backward_input", "backward_through"), "#c2571a"),
     "weight gradient": Look(("backward_weight", "project"), "#eab08a", INK),
     "update": Look(("update", "snapshot", "merge"), "#35235d"),
     "message": Look(("send", "receive"), "#1f9e77", height=0.34),

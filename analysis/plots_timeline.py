@@ -100,8 +100,7 @@ def _first_batch(traces: Sequence[tuple[str, Trace]], wanted: int | None, batche
 def _duration_s(traces: Sequence[tuple[str, Trace]], batches: int) -> float:
     """Seconds that the slowest trace needs for so many batches, by its mean over the run."""
     durations = [
-        trace.seconds(trace.end - trace.start)
-        * min(1.0, batches / trace.header.batches)
+        trace.seconds(trace.end - trace.start) * min(1.0, batches / trace.header.batches)
         for _, trace in traces
     ]
     return float(max(durations)) or 1.0

@@ -152,7 +152,7 @@ def _depths(schedule: Schedule) -> list[int]:
 def _updates_at_once(schedule: Schedule) -> list[bool]:
     """Whether a backward pass is followed by the update of its block before the next block's."""
     found = []
-    for done in validate(schedule).operations:
+    for done in validate(schedule, orders=0).operations:
         kinds = [kind for kind, _, _ in done if kind in ("backward", "update")]
         found.append(kinds[:2] == ["backward", "update"])
     return found

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from executor.clock import now_ns
 from executor.perform import WorkerTensors
 from executor.ports import Message, Port
+from executor.support import check_supported
 from simcore.ops import (
     Backward,
     Channel,
@@ -68,6 +69,7 @@ def drive(
             break
         index, answer = index + 1, None
         check_declared(worker, operation)
+        check_supported(operation)
         match operation:
             case Forward() | Backward() | Update():
                 start = now_ns()

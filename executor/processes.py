@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -20,13 +21,14 @@ from executor.hygiene import CpuWatch
 from executor.network import block_shapes, split
 from executor.ring import Ring, Stop, message_bytes
 from executor.ring_port import tensors_of
+from executor.support import refuse_unsupported
 from executor.training import INTERRUPTED, RunResult, Training
 from executor.worker_process import Failed, Finished, Ready, Rows, work
 from simcore.errors import InputError
-from simcore.ops import Channel, Item
+from simcore.ops import Channel, Item, Select
 from simcore.schedule import Schedule
 from simcore.trace import Recorder
-from simcore.validate import validate
+from simcore.validate import operations_used, validate
 
 __all__ = ["obstacle", "run_processes"]
 
@@ -39,10 +41,11 @@ def run_processes(training: Training, progress: Callable[[int], None] | None = N
 
     `progress` is told, now and then, how many gradients have been applied since it was last told.
     Ctrl-C ends the run and returns what was done. Raises `InputError` for a schedule that hands
-    over graphs, or a training that cannot be pickled, and `WorkerError` for the first worker that
-    fails or dies, with its own traceback and with what was done. No process outlives the call.
+    over graphs or is only simulated so far, or a training that cannot be pickled, and `WorkerError`
+    for the first worker that fails or dies, with its own traceback and with what was done. No
+    process outlives the call.
     """
-    schedule = training.make_schedule()
+    schedule = refuse_unsupported(training.make_schedule())
     if reason := obstacle(schedule):
         rule = f"cannot run in processes, as {reason}"
         raise InputError("schedule", schedule.name, rule, "use the runtime threads or replay")
@@ -57,6 +60,14 @@ def obstacle(schedule: Schedule) -> str | None:
             return f"{channel.name} hands over autograd graphs"
         if channel.source and len(schedule.receivers[channel]) > 1:
             return f"several workers share the source {channel.name}"
+    for block, owners in Counter(b for w in schedule.workers for b in w.blocks).items():
+        if owners > 1:
+            return f"several workers share the weights of block {block}"
+    if Select in operations_used(schedule):
+        for worker in schedule.workers:
+            within = [c for c in worker.receives if c.source or schedule.is_local(c)]
+            if within and len(within) < len(worker.receives):
+                return f"{worker.name} selects among channels to itself and to others"
     return None
 
 
@@ -80,7 +91,7 @@ def ring_sizes(training: Training, schedule: Schedule) -> dict[Channel, tuple[in
         if slots is None:
             last = set(schedule.receivers[channel])
             order = sorted(range(len(schedule.workers)), key=lambda worker: worker in last)
-            slots = max(1, validate(schedule, order).most_messages[number])
+            slots = max(1, validate(schedule, order, every_batch=False).most_messages[number])
         sizes[channel] = slots, message_bytes(tensors_of(channel.carries, payloads))
     return sizes
 

@@ -15,6 +15,7 @@ import torch
 from executor.assembly import Parts, finish
 from executor.clock import now_ns
 from executor.drive import Losses
+from executor.support import check_supported, refuse_unsupported
 from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import InputError
 from simcore.ops import (
@@ -42,14 +43,16 @@ def run_replay(
 
     `training.make_schedule` must make the schedule of the trace. `progress` is told how many
     gradients have been applied since it was last told. Ctrl-C ends the run and returns what was
-    done. Raises `InputError` for a trace that is not one of the schedule.
+    done. Raises `InputError` for a trace that is not one of the schedule, and for a schedule that
+    is only simulated so far.
     """
     threads_before = torch.get_num_threads()
     try:
         with torch.random.fork_rng():
             torch.manual_seed(training.seed)
             torch.set_num_threads(training.threads)
-            return _Replay(training, training.make_schedule(), trace, progress).run()
+            schedule = refuse_unsupported(training.make_schedule())
+            return _Replay(training, schedule, trace, progress).run()
     finally:
         torch.set_num_threads(threads_before)
 
@@ -113,6 +116,7 @@ class _Replay:
                 except StopIteration:
                     self.ended[worker] = True
                     return True
+                check_supported(operation)
                 self.at[worker] = operation
                 self.index[worker] += 1
             if not self.perform(worker, operation):

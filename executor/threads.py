@@ -12,6 +12,7 @@ from executor.failure import WorkerError
 from executor.hygiene import CpuWatch
 from executor.ports import Exchange, LocalEnds, local_port
 from executor.ring import Stopped
+from executor.support import refuse_unsupported
 from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import GradlagError
 from simcore.schedule import Schedule
@@ -27,10 +28,11 @@ def run_threads(training: Training, progress: Callable[[int], None] | None = Non
     """Train with one thread per worker.
 
     `progress` is told, now and then, how many gradients have been applied since it was last told.
-    Ctrl-C ends the run and returns what was done. Raises `WorkerError` for the first worker that
-    fails, with its traceback and with what was done.
+    Ctrl-C ends the run and returns what was done. Raises `InputError` for a schedule that is only
+    simulated so far, and `WorkerError` for the first worker that fails, with its traceback and with
+    what was done.
     """
-    run = _ThreadRun(training, training.make_schedule())
+    run = _ThreadRun(training, refuse_unsupported(training.make_schedule()))
     threads_before = torch.get_num_threads()
     try:
         with torch.random.fork_rng():

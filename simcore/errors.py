@@ -32,16 +32,20 @@ class RunError(GradlagError, RuntimeError):
     """A run that failed; what was finished before is kept. The command line exits with 1."""
 
 
-class IllegalOperationError(RunError):
-    """A worker program broke a rule of `simcore.rules`."""
+class _ProgramError(RunError):
+    """A mistake of worker programs.
 
-
-class DeadlockError(RunError):
-    """Every unfinished worker waits for a message that nobody will send.
-
-    `grid` is the worker x step table of what each worker did and what it waits for.
+    `grid`, if known, is the worker x step table of what each worker did and where it is.
     """
 
     def __init__(self, message: str, grid: str = "") -> None:
         self.grid = grid
         super().__init__(f"{message}\n{grid}" if grid else message)
+
+
+class IllegalOperationError(_ProgramError):
+    """A worker program broke a rule of `simcore.rules`."""
+
+
+class DeadlockError(_ProgramError):
+    """Every unfinished worker waits for a message that nobody will send."""

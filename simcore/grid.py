@@ -10,7 +10,7 @@ from simcore.ops import KINDS
 from simcore.schedule import Schedule
 from simcore.trace import KIND, SPAN_COLUMNS, Recorder, table
 
-__all__ = ["LETTERS", "aligned", "deadlock", "label"]
+__all__ = ["LETTERS", "aligned", "deadlock", "grid", "label"]
 
 _SHOWN_STEPS = 8
 
@@ -23,6 +23,7 @@ _LETTER_OF: Final = {
     "replay": "R",
     "backward_input": "I",
     "backward_weight": "W",
+    "backward_through": "D",
     "project": "P",
     "estimate": "E",
     "refine": "A",
@@ -46,18 +47,24 @@ def label(kind: int, block: int, batch: int) -> str:
 
 def deadlock(schedule: Schedule, recorder: Recorder, waiting: Mapping[int, str]) -> DeadlockError:
     """The error for workers that wait for ever, with the grid of the last steps of all workers."""
+    names = ", ".join(schedule.workers[worker].name for worker in waiting)
+    message = f"deadlock in {schedule.name}: {names} wait for what nobody will send"
+    last = {worker: f"waits at {operation}" for worker, operation in waiting.items()}
+    return DeadlockError(message, grid(schedule, recorder, last))
+
+
+def grid(schedule: Schedule, recorder: Recorder, last: Mapping[int, str]) -> str:
+    """The last steps of all workers, and how each stands; without a word it has ended.
+
+    Takes the rows that have been recorded so far.
+    """
     rows = table(recorder.drain()[0], SPAN_COLUMNS)
     lines = []
     for number, worker in enumerate(schedule.workers):
         steps = [_step(schedule, row) for row in rows[rows["worker"] == number]]
         shown = (["..."] if len(steps) > _SHOWN_STEPS else []) + steps[-_SHOWN_STEPS:]
-        last = f"waits at {waiting[number]}" if number in waiting else "ended"
-        lines.append([worker.name, *shown, last])
-    return DeadlockError(
-        f"deadlock in {schedule.name}: {', '.join(schedule.workers[w].name for w in waiting)} "
-        f"wait for what nobody will send",
-        aligned(lines),
-    )
+        lines.append([worker.name, *shown, last.get(number, "ended")])
+    return aligned(lines)
 
 
 def _step(schedule: Schedule, row: np.void) -> str:

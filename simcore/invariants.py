@@ -68,17 +68,19 @@ def workers_do_one_thing_at_a_time(schedule: Schedule, trace: Trace) -> None:
 
 _TAKE_FORWARD: Final = ("forward", "tangent", "evaluate")
 _COMPUTE: Final = ("backward", "backward_weight", "project")
+_GO_DOWN: Final = ("backward", "backward_input", "backward_through", "project")
 
 
 def every_batch_passes_once(schedule: Schedule, trace: Trace) -> None:
     """Each block takes each batch forward once, and computes its gradient once.
 
-    No gradient follows a pass that is evaluated only.
+    No gradient follows a pass that is evaluated only, or whose gradient just goes through.
     """
     every = Counter((k, b) for k in range(1, schedule.blocks + 1) for b in range(schedule.batches))
     found = Counter((span.block, span.batch) for span in _spans(trace, *_TAKE_FORWARD))
     assert found == every, f"forward: missing {every - found}, too often {found - every}"
-    every -= Counter((span.block, span.batch) for span in _spans(trace, "evaluate"))
+    without = _spans(trace, "evaluate", "backward_through")
+    every -= Counter((span.block, span.batch) for span in without)
     found = Counter((span.block, span.batch) for span in _spans(trace, *_COMPUTE))
     assert found == every, f"backward: missing {every - found}, too often {found - every}"
 
@@ -87,7 +89,7 @@ def passes_keep_the_order_of_blocks(schedule: Schedule, trace: Trace) -> None:
     """A batch goes forward block by block; backward block by block where weights say how."""
     for spans in _by(lambda span: span.batch, _spans(trace)).values():
         ups = {span.block: span for span in spans if span.kind in _TAKE_FORWARD}
-        downs = {s.block: s for s in spans if s.kind in ("backward", "backward_input", "project")}
+        downs = {span.block: span for span in spans if span.kind in _GO_DOWN}
         chained = schedule.weights.feedback in ("weights", "random") and not any(
             span.kind == "project" for span in spans
         )
@@ -127,8 +129,8 @@ def passes_read_the_version_of_their_start(schedule: Schedule, trace: Trace) -> 
     landed = _versions(trace)
     read = {(s.block, s.batch): s.version for s in _spans(trace, "forward", "tangent")}
     stashed = schedule.weights.policy == "stash"
-    kept = ["project", *(["replay", "backward", "backward_input"] if stashed else [])]
-    for span in _spans(trace, *_TAKE_FORWARD, "replay", "backward", "backward_input", "project"):
+    kept = ["replay", *_GO_DOWN] if stashed else ["project"]
+    for span in _spans(trace, *_TAKE_FORWARD, "replay", *_GO_DOWN):
         if span.kind in kept:
             assert span.version == read[span.block, span.batch], f"{span} does not keep its weights"
             continue

@@ -14,6 +14,7 @@ from simcore.errors import IllegalOperationError
 from simcore.ops import (
     Backward,
     BackwardInput,
+    BackwardThrough,
     BackwardWeight,
     Evaluate,
     Forward,
@@ -98,10 +99,16 @@ class Ledger:
                 return -1
 
     def end(self, worker: int, operation: Pass | Snapshot) -> None:
-        """A computation completes: what it has computed for an update is pending."""
+        """A computation completes: what it has computed for an update is pending.
+
+        What was read for a gradient that nobody wants is forgotten.
+        """
         if RULES[type(operation)].pending:
             assert not isinstance(operation, Snapshot)
             self.computed(worker, operation.block, operation.batch)
+        elif isinstance(operation, BackwardThrough):
+            for read in (self._first, self._forward, self._backward):
+                del read[operation.block, operation.batch]
 
     def forward(self, block: int, batch: int, worker: int = 0) -> int:
         """A forward pass reads the block's weights now. Returns v_f."""

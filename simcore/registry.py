@@ -3,10 +3,10 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_type_hints
 
 from simcore.compositions import COMPOSED
-from simcore.options import OPTIONS
+from simcore.options import OPTIONS, Option, own_option
 from simcore.schedule import Schedule
 
 __all__ = ["SCHEDULES", "Entry", "register"]
@@ -20,10 +20,11 @@ class Entry:
 
     `defaults` are the factory's options with their defaults, and then those of `compositions`, what
     can be put around it (see `simcore.compositions`). `blocks_option` is the option that says how
-    many blocks there are, times the `chunks` if it has them. `lockings_broken`, `gap`, `memory`
-    (what a module keeps), `extra_parameters` and `per_update` (the mini-batches that an update
-    sees) are what the table of schedules says. `rows` are the operations, updates apart, that a
-    trace has at most for each pass of a batch through a block, and for each batch besides.
+    many blocks there are, times the `chunks` if it has them; without one there are `fixed_blocks`,
+    however it is built. `lockings_broken`, `gap`, `memory` (what a module keeps),
+    `extra_parameters` and `per_update` (the mini-batches that an update sees) are what the table of
+    schedules says. `rows` are the operations, updates apart, that a trace has at most for each pass
+    of a batch through a block, and for each batch besides. `remarks` say what is odd about it.
     """
 
     name: str
@@ -35,13 +36,23 @@ class Entry:
     memory: str
     extra_parameters: str
     per_update: str
-    blocks_option: str
+    blocks_option: str | None
     compositions: tuple[str, ...]
     rows: tuple[int, int]
     defaults: dict[str, object]
+    fixed_blocks: int = 0
+    remarks: tuple[str, ...] = ()
+
+    def option(self, name: str) -> Option:
+        """What one of its options means: as everywhere, or one that it has of its own."""
+        if name in OPTIONS:
+            return OPTIONS[name]
+        return own_option(name, self.defaults[name], get_type_hints(self.factory).get(name))
 
     def blocks(self, options: Mapping[str, object]) -> int:
         """How many blocks there are with these options; the rest have defaults."""
+        if self.blocks_option is None:
+            return self.fixed_blocks
         given = {**self.defaults, **options}
         blocks, chunks = given[self.blocks_option], given.get("chunks", 1)
         assert isinstance(blocks, int)
@@ -66,16 +77,19 @@ def register(
     compositions: tuple[str, ...] = (),
     rows: tuple[int, int] = (8, 4),
 ) -> Callable[[Factory], Factory]:
-    """Register a factory under a name; every generic test and reader then covers it."""
+    """Register a factory under a name; every generic test and reader then covers it.
+
+    A parameter is an option of `simcore.options`, or one of the schedule's own, whose default is a
+    number, a word, or True or False.
+    """
 
     def add(factory: Factory) -> Factory:
         parameters = inspect.signature(factory).parameters.values()
         defaults = {parameter.name: parameter.default for parameter in parameters}
         for composition in compositions:
             defaults |= COMPOSED[composition]
-        unknown = defaults.keys() - OPTIONS.keys()
-        if unknown or name in SCHEDULES:
-            raise TypeError(f"{name}: registered twice, or with options unknown: {unknown}")
+        if name in SCHEDULES:
+            raise TypeError(f"a schedule is registered as {name} already")
         SCHEDULES[name] = Entry(
             name,
             factory,

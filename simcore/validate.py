@@ -2,15 +2,16 @@
 
 It runs one worker after the other, each until it must wait. Where every channel has one sender and
 one receiver and no program uses `Select`, what each worker does does not depend on timing, so the
-verdict holds for all timings; elsewhere it is the verdict of one order, and `conclusive` says so.
+verdict holds for all timings. Elsewhere it tries random orders too, and the verdict says how many.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from random import Random
+from typing import Any, Final
 
 from simcore.errors import IllegalOperationError
-from simcore.grid import deadlock
+from simcore.grid import deadlock, grid
 from simcore.ledger import Ledger
 from simcore.mailbox import Mailbox
 from simcore.ops import (
@@ -33,40 +34,76 @@ from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
 from simcore.trace import KIND, Recorder
 
-__all__ = ["Verdict", "validate"]
+__all__ = ["Verdict", "operations_used", "validate"]
+
+_SEEN: Final = 1000  # operations of each worker after which its kinds of operation are known
+_AT_ONCE: Final = 4  # operations of a worker in a row, at most, in a random order
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A legal run: what each worker did, as `(kind, block or channel, batch)`, in its order.
+    """Legal runs: what each worker did, as `(kind, block or channel, batch)`, in its order.
 
-    `most_messages` is the largest number of unread messages that each channel held.
+    `most_messages` is the largest number of unread messages that each channel held. Unless it is
+    `conclusive`, the verdict is that of so many `orders` that were tried: `operations` are those of
+    the first, and `differing` are the workers that did something else in others.
     """
 
     operations: tuple[tuple[tuple[str, int, int], ...], ...]
     most_messages: tuple[int, ...]
     conclusive: bool
+    orders: int
+    differing: tuple[int, ...]
 
 
-def validate(schedule: Schedule, order: Sequence[int] | None = None) -> Verdict:
+def validate(
+    schedule: Schedule,
+    order: Sequence[int] | None = None,
+    *,
+    orders: int = 8,
+    generator: Random | None = None,
+    every_batch: bool = True,
+) -> Verdict:
     """Run a schedule's programs without time.
 
-    `order` lists all workers; the first of them that can go on does, until it must wait. Raises
-    `IllegalOperationError` for a broken rule and `DeadlockError`, with the worker x step grid, for
-    programs that wait for ever.
+    Workers go on by their number, each until it must wait; or by `order`, a list of all workers,
+    and then in this order alone. Where timing decides what workers do, so many more random `orders`
+    are tried, drawn from `generator` (by default one with a fixed seed). Without `every_batch`
+    batches may be left in a source, as in a schedule that is no training.
+
+    Raises `IllegalOperationError` for a broken rule and `DeadlockError` for programs that wait for
+    ever, both with the worker x step grid.
+    """
+    first = _Untimed(schedule)
+    first.run(order if order is not None else range(len(schedule.workers)), every_batch)
+    runs = [first]
+    if order is None and not first.conclusive:
+        generator = generator or Random(0)
+        for _ in range(orders):
+            runs.append(_Untimed(schedule))
+            runs[-1].run_at_random(generator, every_batch)
+    return Verdict(
+        tuple(tuple(done) for done in first.done),
+        tuple(
+            max(mailbox.most_slots_taken for mailbox in each)
+            for each in zip(*(run.mailboxes for run in runs), strict=True)
+        ),
+        first.conclusive,
+        len(runs),
+        tuple(w for w, did in enumerate(first.done) if any(run.done[w] != did for run in runs)),
+    )
+
+
+def operations_used(schedule: Schedule, most: int = _SEEN) -> set[type[Operation]]:
+    """The kinds of operation among the first ones of each worker, `most` of them at most.
+
+    Raises as `validate` for what is wrong until then.
     """
     run = _Untimed(schedule)
-    numbers = list(order) if order is not None else list(range(len(schedule.workers)))
-    while any(run.advance(worker) for worker in numbers):
-        pass
-    if run.waiting:
-        raise deadlock(schedule, run.recorder, run.waiting)
-    run.check_received()
-    return Verdict(
-        tuple(tuple(done) for done in run.done),
-        tuple(mailbox.most_slots_taken for mailbox in run.mailboxes),
-        run.conclusive,
-    )
+    moved = [True]
+    while any(moved):
+        moved = [len(done) < most and run.telling(w, 1) for w, done in enumerate(run.done)]
+    return run.used
 
 
 class _Untimed:
@@ -83,12 +120,12 @@ class _Untimed:
         self.at: list[Operation | None] = [None] * len(schedule.workers)
         self.ended = [False] * len(schedule.workers)
         self.done: list[list[tuple[str, int, int]]] = [[] for _ in schedule.workers]
-        self.selects = False
+        self.used: set[type[Operation]] = set()
 
     @property
     def conclusive(self) -> bool:
         """Whether every channel has one sender (or is a source), one receiver, and no Select."""
-        return not self.selects and all(
+        return Select not in self.used and all(
             len(self.schedule.receivers[channel]) == 1
             and (channel.source or len(self.schedule.senders[channel]) == 1)
             for channel in self.schedule.channels
@@ -98,10 +135,40 @@ class _Untimed:
     def waiting(self) -> dict[int, str]:
         return {w: shown(operation) for w, operation in enumerate(self.at) if operation is not None}
 
-    def advance(self, worker: int) -> bool:
-        """Run a worker until it must wait or ends; whether it did anything."""
-        moved = False
-        while not self.ended[worker]:
+    def run(self, order: Sequence[int], every_batch: bool) -> None:
+        """Run all programs; the first worker of the order that can go on does."""
+        while any(self.telling(worker) for worker in order):
+            pass
+        self.check_end(every_batch)
+
+    def run_at_random(self, generator: Random, every_batch: bool) -> None:
+        """Run all programs; a worker at random goes on, for a few operations."""
+        order = list(range(len(self.programs)))
+        moved = True
+        while moved:
+            generator.shuffle(order)
+            moved = any(self.telling(worker, generator.randint(1, _AT_ONCE)) for worker in order)
+        self.check_end(every_batch)
+
+    def telling(self, worker: int, most: int | None = None) -> bool:
+        """As `advance`; an error shows what all workers did."""
+        try:
+            return self.advance(worker, most)
+        except IllegalOperationError as error:
+            raise self.with_grid(str(error), worker) from None
+
+    def with_grid(self, message: str, culprit: int | None = None) -> IllegalOperationError:
+        last = {w: "goes on" for w, ended in enumerate(self.ended) if not ended}
+        last |= {worker: f"waits at {operation}" for worker, operation in self.waiting.items()}
+        if culprit in self.waiting:
+            last[culprit] = f"may not do {self.waiting[culprit]}"
+        return IllegalOperationError(message, grid(self.schedule, self.recorder, last))
+
+    def advance(self, worker: int, most: int | None = None) -> bool:
+        """Run a worker until it must wait or ends, or for `most` operations; whether it did any."""
+        moved, left = False, most
+        while not self.ended[worker] and left != 0:
+            left = None if left is None else left - 1
             operation = self.at[worker]
             if operation is None:
                 try:
@@ -109,8 +176,9 @@ class _Untimed:
                 except StopIteration:
                     self.end(worker)
                     return True
-                check_declared(self.schedule.workers[worker], operation)
                 self.at[worker] = operation
+                check_declared(self.schedule.workers[worker], operation)
+                self.used.add(type(operation))
             if not self.perform(worker, operation):
                 return moved
             self.at[worker], moved = None, True
@@ -131,7 +199,6 @@ class _Untimed:
             case Receive(channel):
                 return self.receive(worker, (channel,), operation)
             case Select(channels):
-                self.selects = True
                 return self.receive(worker, channels, operation)
             case Arrive(group, block) | Join(group, block):
                 if not self.meet(worker, operation):
@@ -162,15 +229,15 @@ class _Untimed:
         """Arrive for a round, once; whether the worker can go on."""
         group, block = operation.group, operation.block
         if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, group, block):
-            contributes = block in self.holdings[worker].pending
+            contributes = self.holdings[worker].contributes(block)
             self.rounds.arrive(worker, group, block, contributes, 0)
         if isinstance(operation, Arrive):
             return True
         finished = self.rounds.join(worker, group, block)
         if finished is None:
             return False
-        if finished.contributors - {worker}:
-            self.holdings[worker].joined.add(block)
+        self.holdings[worker].join(block, others=bool(finished.contributors - {worker}))
+        self.answers[worker] = bool(finished.contributors)
         return True
 
     def receive(
@@ -194,13 +261,16 @@ class _Untimed:
         self.done[worker].append((kind, block, batch))
         self.recorder.span(index, index, worker, index, KIND[kind], block, batch, -1)
 
-    def check_received(self) -> None:
-        """Every message that a worker could receive has been received."""
+    def check_end(self, every_batch: bool) -> None:
+        """No worker waits, and every message that one could receive has been received."""
+        if self.waiting:
+            raise deadlock(self.schedule, self.recorder, self.waiting)
         for channel, mailbox in zip(self.schedule.channels, self.mailboxes, strict=True):
-            if mailbox.arrived and not channel.source and self.schedule.receivers[channel]:
+            expected = every_batch or not channel.source
+            if mailbox.arrived and expected and self.schedule.receivers[channel]:
                 batches = ", ".join(map(str, list(mailbox.arrived)[:5]))
-                raise IllegalOperationError(
-                    f"{channel.name} still holds messages that nobody received: batches {batches}"
+                raise self.with_grid(
+                    f"{channel.name} still holds what nobody received: batches {batches}"
                 )
 
     def end(self, worker: int) -> None:

@@ -7,6 +7,7 @@ from analysis.cli.options import Json, Out, Seed, flag
 from analysis.cli.output import Bar, console, folder, note, print_json, write_json
 from analysis.cli.values import MOST_SEED, number, option_value, whole
 from simcore.errors import InputError
+from simcore.options import OPTIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +101,7 @@ def trained_curves(wanted: dict[str, Any]) -> "list[BoundCurve]":
 def _accumulations(text: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
-        value = option_value("accumulation", part, "--accumulations")
+        value = option_value(OPTIONS["accumulation"], part, "--accumulations")
         assert isinstance(value, int)
         if value > _MOST_UPDATES:
             rule = f"must be at most {_MOST_UPDATES}"

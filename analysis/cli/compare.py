@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
-from analysis.cli.options import FLAGS, Json, Out, flag, with_flags
+from analysis.cli.options import FLAGS, Json, Out, flag, parsed, with_flags
 from analysis.cli.output import Bar, console, folder, print_json
 from analysis.cli.training import NetworkFlags, OptimizerFlags, Setup, TrainingFlags
 from analysis.cli.values import one_of, option_value
 from simcore.errors import InputError, RunError
+from simcore.options import OPTIONS
 from simcore.schedules import check_together, find
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def command(
     chosen = one_of(runtime, "--runtime", _RUNTIMES)
     batches = None
     if "batches" in options:
-        batches = option_value("batches", options["batches"], FLAGS["batches"])
+        batches = option_value(OPTIONS["batches"], options["batches"], FLAGS["batches"])
     choices = _choices(schedules, {k: v for k, v in options.items() if k != "batches"})
     # Plain backpropagation is always measured, in as many modules as are its default.
     checked = [*choices, (_BASELINE, {})]
@@ -108,16 +109,20 @@ def _choices(texts: list[str], common: Mapping[str, str]) -> list[Choice]:
     """
     found: list[Choice] = []
     for text in texts:
-        name, own = _parsed(text)
+        name, written = parsed(text)
         entry = find(name)
+        own = {
+            option: option_value(entry.option(option), value, f"{option} of '{text}'")
+            for option, value in written.items()
+        }
         # How many modules backpropagation has makes no difference: it is one worker.
         ignored = {"modules"} if name == _BASELINE else set()
         shared = {
-            option: option_value(option, value, FLAGS[option])
+            option: option_value(OPTIONS[option], value, FLAGS[option])
             for option, value in common.items()
             if option in entry.defaults and option not in own and option not in ignored
         }
-        options = {**own, **shared}
+        options: dict[str, object] = {**own, **shared}
         check_together(name, FLAGS, options)
         if (name, options) in found:
             raise InputError("schedule", text, "must be given once", "leave one out")
@@ -127,21 +132,6 @@ def _choices(texts: list[str], common: Mapping[str, str]) -> list[Choice]:
             rule = f"is an option of none of {', '.join(name for name, _ in found)}"
             raise InputError(FLAGS[option], value, rule, "leave it out")
     return found
-
-
-def _parsed(text: str) -> Choice:
-    name, colon, rest = text.partition(":")
-    entry, options = find(name), dict[str, object]()
-    for part in rest.split(",") if colon else ():
-        key, _, value = part.partition("=")
-        option = key.strip().replace("-", "_")
-        if option not in entry.defaults or option == "batches" or not value:
-            has = ", ".join(each for each in entry.defaults if each != "batches")
-            remedy = f"write {name}:OPTION=VALUE, with an option out of {has}"
-            remedy = "give --batches, for all" if option == "batches" else remedy
-            raise InputError("schedule", text, f"must not have '{part}'", remedy)
-        options[option] = option_value(option, value.strip(), f"{option} of '{text}'")
-    return name, options
 
 
 def _curves(choices: list[Choice], seed: int) -> list[Any]:

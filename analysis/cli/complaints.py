@@ -53,8 +53,8 @@ def _line(status: int, text: str) -> int:
 
 def _with_flag(error: InputError, flags: Sequence[str]) -> InputError:
     """The same error, naming the command's flag where the library named its parameter."""
-    name = f"--{error.what.replace('_', '-').replace(' ', '-')}"
-    if name not in flags:
+    name = f"--{error.what.removeprefix('--').replace('_', '-').replace(' ', '-')}"
+    if name not in flags or error.what == "schedule":  # which mostly is given without a flag
         return error
     remedy = re.sub(r"\b(\w+)=(\w+)", r"--\1 \2", error.remedy)
     return InputError(name, error.value, error.rule, remedy)

@@ -1,8 +1,12 @@
 """What `--help` prints: usage, what it is for, examples that run, and the options in groups."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
+
+from analysis.cli.options import FLAGS, SCHEDULE, meaning
+from simcore.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,11 +18,20 @@ _FIRST_COLUMN = 30
 
 
 class Command(TyperCommand):
-    """A command whose help leads with examples; they are the lines of its epilogue."""
+    """A command whose help leads with examples; they are the lines of its epilogue.
+
+    If a schedule has been typed too, its options are all that is shown of those of schedules.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed, and remember it for the help."""
+        ctx.meta[__name__] = list(args)
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
-        console = _console()
+        console, explained = _console(), _explained(ctx.meta.get(__name__, []))
         arguments = [p for p in self.params if p.param_type_name == "argument"]
         names = "".join(f" {p.metavar}" for p in arguments)
         _print_head(console, f"{ctx.command_path}{names} [OPTIONS]", self.help, self.epilog)
@@ -28,9 +41,23 @@ class Command(TyperCommand):
             if param not in arguments and "--help" not in param.opts:
                 name = f"{', '.join(param.opts)} {param.metavar or ''}".rstrip()
                 group = getattr(param, "rich_help_panel", None) or "Options"
-                groups.setdefault(group, []).append((name, _meaning(param)))
+                text = explained(param) if group == SCHEDULE else _meaning(param)
+                if text:
+                    groups.setdefault(group, []).append((name, text))
         for group, rows in sorted(groups.items(), key=lambda found: found[0] == "Common"):
             _print_group(console, group, rows)
+
+
+def _explained(typed: list[str]) -> Callable[[Any], str]:
+    """What is said of a flag of schedules; nothing if the typed schedule has no such option."""
+    entry = next((SCHEDULES[word] for word in typed if word in SCHEDULES), None)
+
+    def text(param: Any) -> str:
+        if entry is None or param.name not in FLAGS:
+            return _meaning(param)
+        return meaning(param.name, entry) if param.name in entry.defaults else ""
+
+    return text
 
 
 class Group(TyperGroup):

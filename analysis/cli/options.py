@@ -1,7 +1,8 @@
 """The flags that several commands share, and those of schedules, which come from their registry."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Final
 
@@ -10,17 +11,22 @@ import typer
 from analysis.cli.values import option_value
 from simcore.errors import InputError
 from simcore.options import OPTIONS
+from simcore.registry import Entry
 from simcore.schedules import SCHEDULES, check_together, find
+from simcore.schedules.elsewhere import OWN
 
 __all__ = [
     "FLAGS",
+    "SCHEDULE",
     "Json",
     "Out",
     "Schedule",
     "Seed",
     "flag",
+    "meaning",
+    "parsed",
     "read_options",
-    "refuse_options",
+    "with_default",
     "with_flags",
 ]
 
@@ -55,8 +61,14 @@ def flag(name: str, metavar: str, meaning: str, panel: str = COMMON) -> Any:
     return typer.Option(name, metavar=metavar, help=meaning, rich_help_panel=panel)
 
 
-Schedule = Annotated[
-    str, typer.Argument(metavar="SCHEDULE", help=f"One of {', '.join(SCHEDULES)}.")
+_NAMES: Final = (
+    f"One of {', '.join(SCHEDULES)}; or FILE.py:FUNCTION, a schedule of your own. "
+    "Options may follow, as in adl:accumulation=4,modules=2."
+)
+Schedule = Annotated[str, typer.Argument(metavar="SCHEDULE", help=_NAMES)]
+Own = Annotated[
+    str | None,
+    flag("--schedule", "FILE.py:FUNCTION", "a schedule of your own, for SCHEDULE", SCHEDULE),
 ]
 Json = Annotated[
     bool,
@@ -75,7 +87,8 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     A parameter that is a dataclass of flags has a flag for each of its fields. The parameter
     `options` has one for each option that some schedule has; the command gets those that were
-    given, as they were written.
+    given, as they were written. The parameter `schedule` is given in one of two ways, and may bring
+    options with it.
     """
     signature = inspect.signature(command, eval_str=True)
     groups = {p.name: p.annotation for p in signature.parameters.values()}
@@ -84,6 +97,8 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     for parameter in signature.parameters.values():
         if parameter.name == "options":
             parameters += _parameters_of_schedules()
+        elif parameter.name == "schedule":
+            parameters += [parameter.replace(default=None), _parameter("own_schedule", Own)]
         elif parameter.name in groups:
             parameters += inspect.signature(parameter.annotation).parameters.values()
         else:
@@ -95,6 +110,10 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
         if "options" in signature.parameters:
             given = {name: values.pop(name) for name in FLAGS}
             values["options"] = {name: text for name, text in given.items() if text is not None}
+        if "schedule" in signature.parameters:
+            typed, own = values.pop("schedule"), values.pop("own_schedule")
+            values["schedule"], brought = parsed(_chosen(typed, own))
+            values["options"] = _joined(brought, values["options"])
         command(**values)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
@@ -104,17 +123,17 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters_of_schedules() -> list[inspect.Parameter]:
     return [
-        inspect.Parameter(
+        _parameter(
             name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=None,
-            annotation=Annotated[
-                str | None,
-                flag(FLAGS[name], _metavar(name), _meaning(name), SCHEDULE),
-            ],
+            Annotated[str | None, flag(FLAGS[name], _metavar(name), meaning(name), SCHEDULE)],
         )
         for name in FLAGS
     ]
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, kind, default=None, annotation=annotation)
 
 
 def _metavar(name: str) -> str:
@@ -124,19 +143,101 @@ def _metavar(name: str) -> str:
     return "|".join(option.choices) or _LETTERS.get(name, "N")
 
 
-def _meaning(name: str) -> str:
-    """What the option means, its default, and the schedules that have it, unless all have."""
-    having = [entry for entry in SCHEDULES.values() if name in entry.defaults]
-    by_default: dict[object, list[str]] = {}
-    for entry in having:
-        by_default.setdefault(entry.defaults[name], []).append(entry.name)
-    absent = OPTIONS[name].absent
-    texts = {default: absent if default is None else f"{default}" for default in by_default}
-    if len(by_default) == 1:
-        where = "" if len(having) == len(SCHEDULES) else f"; {', '.join(e.name for e in having)}"
-        return f"{OPTIONS[name].meaning} (default {next(iter(texts.values()))}{where})"
-    each = "; ".join(f"{text} for {', '.join(by_default[key])}" for key, text in texts.items())
-    return f"{OPTIONS[name].meaning} (default {each})"
+def meaning(name: str, entry: Entry | None = None) -> str:
+    """What an option means, and its default: that of a schedule, or of all that have it.
+
+    Says which schedules have it, unless all have.
+    """
+    option = OPTIONS[name]
+    having = [each for each in SCHEDULES.values() if name in each.defaults]
+    having = having if entry is None else [entry]
+    shown = {each.name: _default(each, name) for each in having}
+    [usual], others = _most(shown.values()), dict[str, list[str]]()
+    for schedule, default in shown.items():
+        if default != usual:
+            others.setdefault(default, []).append(schedule)
+    parts = [f"default {usual}"]
+    if entry is None and len(having) < len(SCHEDULES):
+        parts.append(_some([*shown]))
+    parts += [f"{default} for {_some(names)}" for default, names in others.items()]
+    return f"{option.meaning} ({'; '.join(parts)})"
+
+
+def _most(values: Any) -> list[str]:
+    return [value for value, _ in Counter(values).most_common(1)]
+
+
+def _default(entry: Entry, name: str) -> str:
+    value = entry.defaults[name]
+    if value is None:
+        return entry.option(name).absent
+    return str(value).lower() if isinstance(value, bool) else f"{value}"
+
+
+def with_default(entry: Entry, name: str) -> str:
+    """A schedule's option with its default, as they are typed.
+
+    >>> with_default(find("fdg"), "recompute")
+    '--recompute false'
+    """
+    default = _default(entry, name)
+    return f"{FLAGS[name]} {default}" if name in FLAGS else f"{entry.name}:{name}={default}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The names, or some of them.
+
+    >>> _some(["adl", "fdg"]), _some(["adl", "fdg", "dsp", "bp"])
+    ('adl, fdg', 'adl and 3 more')
+    """
+    return ", ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more"
+
+
+def parsed(text: str) -> tuple[str, dict[str, str]]:
+    """A schedule's name, and the options that are written behind it.
+
+    >>> parsed("pipedream:in_flight=3,2,1,modules=3")
+    ('pipedream', {'in_flight': '3,2,1', 'modules': '3'})
+
+    Raises `InputError` for an unknown schedule, or an option that it does not have.
+    """
+    own = OWN.match(text)
+    end = own.end() if own else len(text.partition(":")[0])
+    name, colon, rest = text[:end], text[end : end + 1], text[end + 1 :]
+    entry, options = find(name), dict[str, str]()
+    option = ""
+    for part in rest.split(",") if colon else ():
+        key, equals, value = part.partition("=")
+        if not equals and option and part:  # the next one of a list
+            options[option] += f",{part.strip()}"
+            continue
+        option = key.strip().replace("-", "_")
+        if option not in entry.defaults or option == "batches" or not value or option in options:
+            has = ", ".join(each for each in entry.defaults if each != "batches")
+            remedy = f"write {name}:OPTION=VALUE, with an option out of {has}"
+            remedy = "give --batches, for all" if option == "batches" else remedy
+            raise InputError("schedule", text, f"must not have '{part}'", remedy)
+        options[option] = value.strip()
+    return name, options
+
+
+def _chosen(typed: str | None, own: str | None) -> str:
+    if typed is None and own is None:
+        raise InputError("SCHEDULE", "missing", "must be given", "see 'gradlag schedules'")
+    if own is not None and typed is not None:
+        rule = "must not be given with SCHEDULE"
+        raise InputError("--schedule", own, rule, f"leave out '{typed}'")
+    if own is not None and not OWN.match(own):
+        rule = "must be FILE.py:FUNCTION"
+        raise InputError("--schedule", own, rule, "give schedules that come along as SCHEDULE")
+    return typed or own or ""
+
+
+def _joined(brought: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    for name in brought.keys() & given.keys():
+        rule = "must be given once"
+        raise InputError(FLAGS[name], given[name], rule, "leave one of them out")
+    return {**brought, **given}
 
 
 def read_options(schedule: str, given: Mapping[str, str]) -> dict[str, object]:
@@ -145,18 +246,14 @@ def read_options(schedule: str, given: Mapping[str, str]) -> dict[str, object]:
     Raises `InputError` naming the flag: an option that the schedule does not have, a bad value.
     """
     entry = find(schedule)
-    refuse_options(given, {name for name in given if name not in entry.defaults}, schedule)
+    for name, text in given.items():
+        if name not in entry.defaults:
+            has = ", ".join(FLAGS.get(option, option) for option in entry.defaults)
+            rule = f"is not an option of {schedule}"
+            raise InputError(FLAGS[name], text, rule, f"leave it out; {schedule} has {has}")
     read: dict[str, object] = {
-        name: option_value(name, text, FLAGS[name]) for name, text in given.items()
+        name: option_value(entry.option(name), text, FLAGS.get(name, name))
+        for name, text in given.items()
     }
     check_together(schedule, FLAGS, read)
     return read
-
-
-def refuse_options(given: Mapping[str, str], unknown: set[str], schedule: str) -> None:
-    """Raise `InputError` for the first given option that is unknown to a schedule."""
-    for name, text in given.items():
-        if name in unknown:
-            has = ", ".join(FLAGS[option] for option in find(schedule).defaults)
-            rule = f"is not an option of {schedule}"
-            raise InputError(FLAGS[name], text, rule, f"leave it out; {schedule} has {has}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from analysis.cli.costs import WorkloadFile, fitted
 from analysis.cli.options import Seed, flag
@@ -10,7 +10,7 @@ from analysis.cli.output import Bar
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
 from analysis.cli.values import MOST_SEED, number, one_of, whole
 from simcore.errors import InputError
-from simcore.schedules import find
+from simcore.schedules import build, find
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +34,7 @@ DATA_SETS: Final = ("digits", "generated")
 _OPTIMIZERS: Final = ("sgd", "adam")
 _LEARNING_RATES: Final = {"sgd": "0.05", "adam": "0.001"}
 _MOST_THREADS: Final = 4096
+_FEW: Final = 4  # batches of a schedule that is built only to see whether it can run
 # Enough to cut layers into even blocks.
 _REPEATS, _PHASE_S = 2, 0.2
 
@@ -174,9 +175,11 @@ class Setup:
     ) -> "Setup":
         """The setup of schedules with their options; `batches` is None if none were asked for.
 
-        Raises `InputError` for bad flags, for what needs too much memory, and for more blocks than
-        the network has layers.
+        Raises `InputError` for bad flags, for what needs too much memory or is only simulated so
+        far, and for more blocks than the network has layers.
         """
+        from executor.support import refuse_unsupported
+
         optimizer.settings()
         threads, count = network.cores, 100 if batches is None else int(str(batches))
         if training.epochs is not None and batches is not None:
@@ -185,6 +188,10 @@ class Setup:
         epochs = None if training.epochs is None else whole(training.epochs, "--epochs")
         # Once before anything is made, and again when it is known how long an epoch is.
         _refuse(schedules, count if epochs is None else epochs, training.memory_limit)
+        for name, options in schedules:
+            few: dict[str, Any] = {**options, "batches": _FEW}
+            few["batches"] = max(_FEW, few.get("replicas", 1))
+            refuse_unsupported(build(name, **few))
         made = network.make()
         if epochs is not None:
             count = epochs * made.data.batches_per_epoch(made.batch_size)
@@ -259,9 +266,9 @@ def _refuse(
 def _costs(file: str | None, network: Network) -> "Workload | None":
     if file is None:
         return None
-    from simcore.workload import load_workload
+    from simcore.interop.workloads import load_workload_any
 
-    found = load_workload(file)
+    found = load_workload_any(file)
     if len(found.layers) != network.layers:
         rule = f"must have the {network.layers} layers of {network.spec}, not {len(found.layers)}"
         raise InputError("--workload", file, rule, "profile this network")

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 from simcore.errors import InputError
-from simcore.options import OPTIONS, Option, Value
+from simcore.options import Option, Value
 from simcore.ticks import exact
 
 __all__ = ["MOST_SEED", "number", "one_of", "option_value", "whole"]
@@ -59,15 +59,17 @@ def one_of(text: str, flag: str, choices: tuple[str, ...]) -> str:
     raise InputError(flag, _short(text), f"must be one of {', '.join(choices)}", "choose one")
 
 
-def option_value(name: str, text: str, flag: str) -> Value:
+def option_value(option: Option, text: str, flag: str) -> Value:
     """The value of a schedule's option, checked by the option's own rule.
 
-    >>> option_value("shrink", "1/2", "--shrink"), option_value("order", "update-first", "--order")
-    (0.5, 'update-first')
+    >>> from simcore.options import OPTIONS
+    >>> option_value(OPTIONS["shrink"], "1/2", "--shrink")
+    0.5
+    >>> option_value(OPTIONS["in_flight"], "4,3,2,1", "--in-flight")
+    (4, 3, 2, 1)
 
     Raises `InputError` naming the flag.
     """
-    option = OPTIONS[name]
     if option.absent and text == option.absent:
         return None
     if option.kind is str:

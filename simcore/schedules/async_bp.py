@@ -16,7 +16,7 @@ __all__ = ["async_bu", "async_lu"]
     "async-lu",
     title="asynchronous backpropagation, layer-wise updates",
     source="Async BP, Algorithm 1",
-    lockings_broken="forward, backward, update",
+    lockings_broken="backward, update; forward if F > 1",
     gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil((beta (L-l+1) - (l-1)) / L))",
     memory="graphs of all batches in flight, the queue of losses included",
     blocks_option="layers",
@@ -36,7 +36,8 @@ def async_lu(
 ) -> Schedule:
     """Forward threads pass losses to backward threads, which update each layer when they reach it.
 
-    Breaks the forward, backward and update locking; nothing is locked. For one forward thread,
+    Breaks the backward and update locking, and with several forward threads the forward locking;
+    nothing waits for a lock. For one forward thread,
     B >= beta backward threads and no update time, N batches take (N + beta) T, a speedup of
     (1 + beta) N / (N + beta) over backpropagation. Where the backward threads are too few
     (B < beta F) they set the pace, and an unbounded queue of losses grows for ever.
@@ -71,7 +72,7 @@ def async_lu(
     "async-bu",
     title="asynchronous backpropagation, block updates",
     source="Async BP, section 3.4",
-    lockings_broken="forward, backward, update",
+    lockings_broken="backward, update; forward if F > 1",
     gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil(beta - (l-1) / L))",
     memory="graphs of all batches in flight, the queue of losses included",
     blocks_option="layers",

@@ -15,7 +15,7 @@ __all__ = ["asyncfgd", "asyncfgd_recursive"]
     "asyncfgd",
     title="asynchronous forward gradient descent",
     source="AsyncFGD, Algorithms 1 and 2",
-    lockings_broken="forward (there is no backward pass)",
+    lockings_broken="forward, update (there is no backward pass)",
     gap="K-k",
     memory="no graph; directions of K-k+1 batches, or their seeds",
     compositions=("replicas", "loaders"),
@@ -32,8 +32,9 @@ def asyncfgd(
 ) -> Schedule:
     """Each module takes its next batch forward, then learns from the batch K-k before.
 
-    Breaks the forward locking; there is no backward pass to lock. Module k goes forward with its
-    current weights. The last one sends the derivative of the loss to all, and each multiplies it
+    Breaks the forward locking, which the paper names, and with it the update locking, as modules
+    learn while later batches are on their way; there is no backward pass to lock. Module k goes
+    forward with its current weights. The last one sends the derivative of the loss to all, and each multiplies it
     with the direction that it has kept. The gap is K-k, and t for batch t < K-k, whatever the
     times: the K - 1 - k of the paper, which counts modules from 0. Between two steps module k keeps
     directions of K-k batches, and within one of K-k+1. Which optimiser turns gradients into steps
@@ -93,7 +94,7 @@ def asyncfgd(
     "asyncfgd-recursive",
     title="asynchronous forward gradient descent over the time steps of sequences",
     source="AsyncFGD, appendix G.3",
-    lockings_broken="forward (there is no backward pass)",
+    lockings_broken="forward, update (there is no backward pass)",
     gap="ceil((K-k) / n)",
     memory="no graph; the state of 1 time step; directions of ceil((K-k) / n) + 1 mini-batches",
     compositions=("replicas", "loaders"),
@@ -110,7 +111,7 @@ def asyncfgd_recursive(
 ) -> Schedule:
     """As `asyncfgd`, over the n time steps of each sequence; modules learn between two sequences.
 
-    Breaks the forward locking, over time: module k is at time step t - k when module 1 is at t. A
+    Breaks the forward and the update locking, over time: module k is at time step t - k when module 1 is at t. A
     mini-batch of sequences makes n passes, each 1/n of its cost; the state that a step leaves in a
     module, with its derivative, is all that the next one needs. The loss of a sequence is the sum
     over its steps and has one direction, so its gradient is the sum of the scalars times that

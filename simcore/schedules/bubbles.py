@@ -19,7 +19,7 @@ __all__ = ["interleaved_1f1b", "zb_h1"]
     source="Narayanan et al. 2021 (Megatron-LM), section 2.2.2",
     lockings_broken="none",
     gap="0",
-    memory="2(K-k) + (V-1)K + 1 graphs of micro-batches, each of one of V blocks",
+    memory="min(V m, 2(K-k) + (V-1)K + 1) graphs of micro-batches, each of one of V blocks",
     compositions=("recompute", "replicas", "loaders"),
     rows=(6, -1),
 )
@@ -40,7 +40,7 @@ def interleaved_1f1b(
         (V m + K - 1) (f + b) + V u:
 
     the bubble is (K - 1) / (V m), as published, of the time that the computations take. Worker 1
-    holds V K + K - 1 graphs, 1 + (K - 1) / (V K) times as many as in `1f1b`.
+    holds V K + K - 1 graphs if m > K, which take 1 + (K - 1) / (V K) times the memory of `1f1b`.
 
     >>> from simcore.timetable import timetable
     >>> print(timetable(interleaved_1f1b(modules=2, batches=1), update=0))
@@ -102,7 +102,7 @@ def interleaved_1f1b(
     source="Qi et al. 2023, section 2.1",
     lockings_broken="none",
     gap="0",
-    memory="min(m, K) graphs of micro-batches, of which k-1 only for the gradient of the weights",
+    memory="min(m, K) graphs of micro-batches, of which at most k-1 wait for the gradient of the weights alone",
     compositions=("recompute", "replicas", "loaders"),
     rows=(7, -1),
 )

@@ -32,7 +32,7 @@ __all__ = ["adl", "dsp", "fdg"]
     source="FDG, Algorithm I",
     lockings_broken="forward, backward, update",
     gap="max(0, 2(K-k) - 1)",
-    memory="max(1, 2(K-k)) graphs",
+    memory="max(1, 2(K-k)) graphs and versions of the weights",
     compositions=("recompute", "replicas", "loaders"),
     rows=(6, -1),
 )
@@ -101,7 +101,7 @@ def fdg(
     source="ADL, Algorithm 1",
     lockings_broken="forward, backward, update",
     gap="s - floor((Ms + j - 2(K-k)) / M), mean 2(K-k) / M",
-    memory="2(K-k) + 1 graphs",
+    memory="2(K-k) + 1 graphs, ceil(2(K-k) / M) + 1 versions of the weights",
     per_update="M",
     compositions=("recompute", "replicas", "loaders"),
     rows=(6, -1),
@@ -177,10 +177,10 @@ def adl(
 @register(
     "dsp",
     title="diversely stale parameters",
-    source="Xu, Huo, Huang 2020 (CVPR)",
+    source="Xu et al. 2020 (CVPR)",
     lockings_broken="forward, backward, update",
     gap="0 from the replay; max(0, 2(K-k) - 1) from the first pass, or w - 1 for a window of w",
-    memory="max(1, 2(K-k)) inputs, 1 graph",
+    memory="2(K-k) inputs, 1 graph",
     compositions=("replicas", "loaders"),
     rows=(7, -2),
 )

@@ -40,6 +40,8 @@ def elsewhere(name: str) -> Entry | None:
     """
     if name.endswith(_TABLE):
         return _table(name)
+    if name.endswith(".py"):
+        raise InputError("schedule", name, "must be FILE.py:FUNCTION", "add the function")
     if OWN.fullmatch(name):
         path, _, function = name.rpartition(":")
         return _adopted(name, str(Path(path).resolve()), function)
@@ -58,7 +60,15 @@ def installed() -> dict[str, EntryPoint]:
 
 @cache
 def _adopted(name: str, path: str, function: str) -> Entry:
-    module = _loaded(name, path)
+    if not Path(path).is_file():
+        raise InputError(
+            "schedule", name, f"must be in a file, and {path} is none", "check the path"
+        )
+    try:
+        module = _loaded(path)
+    except Exception as error:
+        rule = f"must be in a Python file that can be run ({_one_line(error)})"
+        raise InputError("schedule", name, rule, "correct the file") from error
     found = getattr(module, function, None)
     if not inspect.isfunction(found):
         there = [each for each, value in vars(module).items() if _is_own(value, module)]
@@ -72,7 +82,7 @@ def _is_own(value: object, module: ModuleType) -> bool:
 
 
 @cache
-def _loaded(name: str, path: str) -> ModuleType:
+def _loaded(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"schedules of {path}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -80,10 +90,9 @@ def _loaded(name: str, path: str) -> ModuleType:
     sys.modules[module.__name__] = module  # dataclasses of the file look for it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException:
         del sys.modules[module.__name__]
-        rule = f"must be in a Python file that can be run ({_one_line(error)})"
-        raise InputError("schedule", name, rule, "correct the file") from error
+        raise
     return module
 
 

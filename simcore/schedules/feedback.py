@@ -171,7 +171,7 @@ def _direct(name: str, modules: int, batches: int, feedback: Literal["error", "s
     "drtp",
     title="direct random target projection",
     source="baseline of AsyncFGD, Table 1; Frenkel et al. 2021",
-    lockings_broken="backward, update",
+    lockings_broken="forward, backward, update",
     gap="0",
     memory="1 graph; activations that queue before a slower module",
     extra_parameters=_MATRICES,
@@ -181,8 +181,9 @@ def _direct(name: str, modules: int, batches: int, feedback: Literal["error", "s
 def drtp(modules: int = 4, batches: int = 100) -> Schedule:
     """Each module learns at once from a random projection of the targets, and goes on.
 
-    Breaks the backward and the update locking: targets come with the data, so that no module waits
-    for one above it, and nothing but activations moves. Each module has a worker of its own, and
+    Breaks the backward and the update locking, as its paper says: targets come with the data, so
+    that no module waits for one above it, and nothing but activations moves. So it breaks the
+    forward locking, too: a module takes the next batch while the last is on its way up. Each module has a worker of its own, and
     the last one learns from the loss. Every gap is 0.
 
     With c_k the forward, projection, backward and update time of module k, F_k the first of these

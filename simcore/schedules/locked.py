@@ -15,7 +15,7 @@ __all__ = ["ddg", "fr"]
     source="Huo et al. 2018 (ICML), Algorithm 1",
     lockings_broken="backward",
     gap="K-k",
-    memory="K-k+1 graphs",
+    memory="K-k+1 graphs and versions of the weights",
     compositions=("recompute", "replicas", "loaders"),
     rows=(8, -1),
 )
@@ -69,7 +69,7 @@ def ddg(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sche
     source="Huo et al. 2018 (NeurIPS), Algorithm 1",
     lockings_broken="backward",
     gap="0 from the replay; K-k from the first pass",
-    memory="K-k+1 inputs, 1 graph",
+    memory="K-k+1 inputs (none if k = K), 1 graph",
     compositions=("replicas", "loaders"),
     rows=(9, -2),
 )

@@ -30,13 +30,14 @@ from simcore.steps import steps
 
 __all__ = ["hogwild", "lapsgd", "lppsgd"]
 
-_GAP = "by the times; independent processes: mean (P-1) (1 - w_l / c), see the docstring"
+# A process has no use of a layer for w of the c seconds of its cycle.
+_GAP = "by the times; independent processes: mean (P-1) (1 - w / c), w of c seconds without use"
 
 
 @register(
     "hogwild",
     title="Hogwild: lock-free processes on shared weights",
-    source="Niu, Recht, Re and Wright 2011",
+    source="Niu et al. 2011 (NeurIPS)",
     lockings_broken="none within a process; processes wait for nothing",
     gap=_GAP,
     memory="1 graph, in each process",
@@ -107,9 +108,9 @@ def hogwild(
 @register(
     "lapsgd",
     title="locally asynchronous parallel SGD",
-    source="Chatterjee, Kungurtsev and Alistarh 2022, compared in Async BP",
+    source="Chatterjee et al. 2022, compared in Async BP",
     lockings_broken="none within a process; processes wait for nothing",
-    gap=f"{_GAP} of hogwild",
+    gap=f"{_GAP}; P of a replica",
     memory="1 graph, in each process; in each replica a copy of the weights while averaging",
     blocks_option="layers",
     compositions=("loaders",),
@@ -159,7 +160,7 @@ def lapsgd(
 @register(
     "lppsgd",
     title="locally partitioned asynchronous parallel SGD",
-    source="Chatterjee, Kungurtsev and Alistarh 2022, compared in Async BP",
+    source="Chatterjee et al. 2022, compared in Async BP",
     lockings_broken="none within a process; processes wait for nothing",
     gap="by the times",
     memory="1 graph, in each process; in each replica a copy of the weights while averaging",

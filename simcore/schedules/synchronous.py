@@ -53,7 +53,7 @@ def bp_mp(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sc
 @register(
     "gpipe",
     title="GPipe: micro-batches, all forward, all backward, flush",
-    source="Huang et al. 2019, section 2.3",
+    source="Huang et al. 2019, section 2.2",
     lockings_broken="none",
     gap="0",
     memory="m graphs of micro-batches",
@@ -114,7 +114,7 @@ def gpipe(
 @register(
     "1f1b",
     title="1F1B with flush",
-    source="PipeDream-flush, Narayanan et al. 2021 (Memory-Efficient), section 3.3",
+    source="PipeDream-Flush, Narayanan et al. 2021 (Memory-Efficient), section 3.2",
     lockings_broken="none",
     gap="0",
     memory="min(m, K-k+1) graphs of micro-batches",

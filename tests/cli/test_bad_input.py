@@ -22,8 +22,42 @@ CLUSTER = {
 }
 
 SIMULATE = [
-    ("", "SCHEDULE", "missing", "gradlag simulate --help"),
-    ("fgd", "schedule is 'fgd'", "must be one of", "did you mean fdg?"),
+    ("", "SCHEDULE is 'missing'", "gradlag schedules"),
+    ("fdgg", "schedule is 'fdgg'", "must be one of", "did you mean fdg?"),
+    ("1f1", "schedule is '1f1'", "did you mean 1f1b?"),
+    ("pipe-dream", "schedule is 'pipe-dream'", "did you mean pipedream?"),
+    ("asyncbp", "schedule is 'asyncbp'", "did you mean async"),
+    ("FDG", "schedule is 'FDG'", "did you mean fdg?"),
+    ("fdg:", "schedule is 'fdg:'", "must not have ''"),
+    ("fdg:modules", "schedule is 'fdg:modules'", "must not have 'modules'", "fdg:OPTION=VALUE"),
+    ("fdg:modules=2 --modules 3", "--modules is '3'", "must be given once"),
+    ("fdg:modules=x", "--modules is 'x'", "whole number"),
+    ("fdg:batches=3", "'batches=3'", "give --batches, for all"),
+    ("pipedream --in-flight x", "--in-flight is 'x'", "whole number"),
+    ("pipedream --in-flight 4,0,1,1", "--in-flight is 0", "at least 1"),
+    ("pipedream --in-flight 4,,1,1", "--in-flight is ''", "whole number"),
+    ("pipedream --in-flight 2,1", "--in-flight", "4"),
+    ("ddp --replicas 5 --batches 4", "--replicas is 5", "number of batches"),
+    ("fdg --replicas 101", "--replicas is 101", "number of batches"),
+    ("gpipe --replicas 0", "--replicas is 0", "at least 1"),
+    ("fdg --recompute yes", "--recompute is 'yes'", "true or false"),
+    ("fdg --recompute true --weights mixed", "--recompute is 'true'", "--weights stash"),
+    ("fdg --alpha 1", "--alpha is '1'", "not an option of fdg"),
+    ("gpipe --micro-batches 0", "--micro-batches is 0", "at least 1"),
+    ("own.py:absent", "schedule is 'own.py:absent'", "the file has fixed, odd"),
+    ("absent.py:own", "schedule is 'absent.py:own'", "check the path"),
+    ("own.py", "schedule is 'own.py'", "FILE.py:FUNCTION"),
+    ("own.py:", "schedule is 'own.py:'", "FILE.py:FUNCTION", "the file has fixed, odd"),
+    ("wrong.py:own", "schedule is 'wrong.py:own'", "SyntaxError"),
+    ("own.py:odd", "schedule is 'own.py:odd'", "not a str", "return a Schedule"),
+    ("own.py:fixed:slack=x", "slack is 'x'", "whole number"),
+    ("own.py:fixed:slak=1", "'slak=1'", "an option out of slack"),
+    ("own.py:fixed --modules 2", "--modules is '2'", "not an option of own.py:fixed"),
+    ("fdg --schedule own.py:fixed", "--schedule is 'own.py:fixed'", "leave out 'fdg'"),
+    ("--schedule fdg", "--schedule is 'fdg'", "FILE.py:FUNCTION"),
+    ("absent.csv", "'absent.csv'", "readable"),
+    ("odd.csv", "odd.csv: rank 0 is '0X0'", "stage, action and micro-batch"),
+    ("odd.csv --modules 2", "odd.csv: rank 0"),
     ("fdg adl", "'adl'"),
     ("fdg --modles 2", "--modles", "did you mean --modules?"),
     ("fdg --modules", "--modules", "without a value"),
@@ -97,7 +131,7 @@ OTHERS = [
     ("profile --batch-size 1438", "--batch-size is 1438", "samples of digits"),
     ("profile --optimizer magic", "--optimizer is 'magic'", "sgd, adam"),
     ("profile --out file/x.json", "--out is 'file'", "it is a file"),
-    ("run fgd", "schedule is 'fgd'", "did you mean fdg?"),
+    ("run fdgg", "schedule is 'fdgg'", "did you mean fdg?"),
     ("run fdg --model networks:straight", "--model", "nn.Sequential", "Linear"),
     ("run fdg --model networks:absent", "--model", "absent"),
     ("run fdg --model mlp:3x8", "--modules is '4, its default'", "at most 3", "of mlp:3x8"),
@@ -116,6 +150,13 @@ OTHERS = [
     ("run fdg --optimizer adam --momentum-factor 0.9", "--momentum-factor is '0.9'", "sgd alone"),
     ("run fdg --momentum shared", "--momentum is 'shared'", "not an option of fdg"),
     ("run fdg --threads 0", "--threads is 0"),
+    ("run ddp", "schedule is 'ddp'", "is simulated only so far", "replicas"),
+    ("run gpipe", "schedule is 'gpipe'", "is simulated only so far", "micro-batches"),
+    ("run fdg --loaders 1", "schedule is 'fdg'", "simulated only so far", "use Load"),
+    ("run fdg --recompute true", "schedule is 'fdg'", "simulated only so far", "use Play"),
+    ("run fdg --replicas 2", "schedule is 'fdg'", "simulated only so far", "replicas"),
+    ("compare fdg dfa", "schedule is 'dfa'", "simulated only so far"),
+    ("compare fdg:replicas=2", "schedule is 'fdg'", "simulated only so far", "replicas"),
     ("run fdg --runtime cloud", "--runtime is 'cloud'", "threads, processes, replay"),
     ("run fdg --trace x", "--trace is 'x'", "--runtime replay"),
     ("run fdg --runtime replay --trace absent --model mlp:4x8", "'absent'", "readable"),
@@ -123,7 +164,7 @@ OTHERS = [
     ("run fdg --workload two.json --model mlp:4x8", "--workload is 'two.json'", "4 layers"),
     ("run fdg --out file", "--out is 'file'", "it is a file"),
     ("compare", "SCHEDULE", "missing"),
-    ("compare fgd", "schedule is 'fgd'", "did you mean fdg?"),
+    ("compare fdgg", "schedule is 'fdgg'", "did you mean fdg?"),
     ("compare fdg:accumulation=2", "'accumulation=2'", "fdg:OPTION=VALUE"),
     ("compare adl:accumulation=0", "accumulation of 'adl:accumulation=0' is 0", "at least 1"),
     ("compare fdg:batches=3", "'batches=3'", "give --batches, for all"),
@@ -135,6 +176,15 @@ OTHERS = [
     ("compare fdg --batches 1e18", "estimated memory"),
     ("compare fdg --out file", "--out is 'file'", "it is a file"),
 ]
+OWN = """
+from simcore.schedule import Schedule
+
+def fixed(batches: int = 10, slack: int = 1):
+    return Schedule("fixed", {}, 1, batches, ())
+
+def odd(batches: int = 10, modules: int = 2):
+    return "a schedule"
+"""
 NETWORKS = """
 from torch import nn
 
@@ -156,6 +206,9 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "far.json").write_text(json.dumps(far))
     (tmp_path / "few.json").write_text(json.dumps({**CLUSTER, "placement": [0, 0]}))
     (tmp_path / "networks.py").write_text(NETWORKS)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "wrong.py").write_text("def own(:")
+    (tmp_path / "odd.csv").write_text("0X0\n")
 
 
 @pytest.mark.parametrize(("line", "words"), [(line, words) for line, *words in SIMULATE])

@@ -24,7 +24,7 @@ from simcore.engine import simulate
 from simcore.invariants import check_trace, operations_of
 from simcore.ops import Channel
 from simcore.schedule import Schedule
-from simcore.schedules import SCHEDULES, build
+from simcore.schedules import build
 from simcore.trace import Trace
 from simcore.validate import validate
 from simcore.workload import Workload
@@ -401,7 +401,3 @@ def test_sources_may_be_shared() -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == list(range(500))
-
-
-def test_every_registered_schedule_is_covered() -> None:
-    assert {name for name, _ in STATIC} | {"async-lu", "async-bu"} == SCHEDULES.keys()

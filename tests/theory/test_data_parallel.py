@@ -145,14 +145,14 @@ def test_replicas_that_share_a_device(replicas: int, speed: str) -> None:
     alone = Fraction(1)
     speeds = (alone, *[max(alone, 2 * Fraction(speed)) / 2] * (replicas - 2), Fraction(speed))
     cluster = Cluster.shared(Device("gpu", replicas, speeds))
-    network = [(1, 2, 1, 0), (3, 1, 2, 0)]
+    network = [(3, 6, 3, 0), (9, 3, 6, 0)]  # so that completions are at whole ticks
     for rounds in (1, 2):
         schedule = build("ddp", modules=2, batches=rounds * replicas, replicas=replicas)
         trace = simulate(schedule, workload(network), cluster)
-        together = 10 / Fraction(speed)
+        together = 30 / Fraction(speed)
         assert makespan_s(trace) == rounds * together
         uneven = build("ddp", modules=2, batches=rounds * replicas + 1, replicas=replicas)
-        last = 7 + 3 / Fraction(speed)
+        last = 21 + 9 / Fraction(speed)
         assert makespan_s(simulate(uneven, workload(network), cluster)) == rounds * together + last
 
 
@@ -183,7 +183,7 @@ def test_replicas_stay_equal(name: str, data: st.DataObject) -> None:
     """
     simulation = data.draw(simulations(replicas_of(name)))
     schedule, trace = simulation.schedule, simulation.run()
-    assert validate(schedule).conclusive
+    assert validate(schedule).conclusive == (schedule.options["loaders"] <= 1)
     replica = np.array(schedule.replicas)
     count = schedule.options["replicas"]
     mini_batch = trace.gradients["batch"] // schedule.micro_batches
@@ -260,12 +260,12 @@ def test_loaders_of_replicas_load_for_their_replica_only() -> None:
 
 
 def test_where_a_verdict_holds_for_all_timings() -> None:
-    for options, conclusive in (
+    for put_around, conclusive in (
         ({"loaders": 1, "replicas": 3}, True),
         ({"loaders": 2}, False),  # which of the two loads a batch is a matter of time
         ({"loaders": 2, "replicas": 2}, False),
     ):
-        assert validate(build("fdg", batches=8, **options)).conclusive == conclusive
+        assert validate(build("fdg", batches=8, **put_around)).conclusive == conclusive
 
 
 # Checkpointing: two forward passes for each backward pass, and one graph at a time.
@@ -283,10 +283,10 @@ def test_backpropagation_with_recomputing_goes_forward_twice(
 
 @pytest.mark.parametrize("modules", [1, 2, 4])
 def test_recomputing_keeps_inputs_instead_of_graphs(modules: int) -> None:
-    """FDG: a module holds the inputs of 2(K-k) + 1 batches, and one graph while it goes backward.
+    """FDG: a module holds the inputs of max(1, 2(K-k)) batches, one graph while it goes backward.
 
-    Without recomputing it holds the graphs of all of them. With even modules a batch takes
-    2 forward + backward + update times.
+    It goes backward first, so that there is never one batch more. Without recomputing it holds the
+    graphs of all of them. With even modules a batch takes 2 forward + backward + update times.
     """
     layer = Layer("", Fraction(1), Fraction(2), Fraction(1), activation_bytes=10, saved_bytes=1000)
     network = Workload("", (layer,) * modules, input_bytes=10)
@@ -306,7 +306,7 @@ def test_recomputing_keeps_inputs_instead_of_graphs(modules: int) -> None:
         assert (ends[-1] - ends[-2]) * trace.header.tick_s == (5 if recompute else 4)
         if recompute:
             check_graphs_are_short(trace, rows)
-    in_flight = [2 * (modules - k) + 1 for k in range(1, modules + 1)]
+    in_flight = [max(1, 2 * (modules - k)) for k in range(1, modules + 1)]
     assert peaks[0] == {"activations": [1000 * held for held in in_flight], "inputs": [0] * modules}
     assert peaks[1] == {
         "activations": [1000] * modules,
@@ -330,6 +330,5 @@ def check_graphs_are_short(trace: Trace, rows: Any) -> None:
     """Each graph is held from the start of its replay to the end of its backward pass."""
     graphs = rows[rows["category"] == CATEGORIES.index("activations")]
     replays, backwards = trace.of_kind("replay"), trace.of_kind("backward")
-    for end, start in ((backwards["end"], replays["start"]),):
-        assert sorted(graphs["start"].tolist()) == sorted(start.tolist())
-        assert sorted(graphs["end"].tolist()) == sorted(end.tolist())
+    assert sorted(graphs["start"].tolist()) == sorted(replays["start"].tolist())
+    assert sorted(graphs["end"].tolist()) == sorted(backwards["end"].tolist())

@@ -1,9 +1,8 @@
 """The F:B law of Async BP: any threads, any times, any queue; compared with the simulator.
 
-F forward threads take T a batch, B backward threads D = beta T + U. Exact for even layers, free
-links and a device for each thread; the time of a batch also for uneven layers. Tests look at whole
-periods of the steady state: F batches if the forward threads are the slower side, B if they outrun
-the backward threads.
+F forward threads take T a batch, B backward threads D = beta T + U. Exact for free links and a
+device for each thread, over even and uneven layers. Tests look at whole periods of the steady
+state: F batches if the forward threads are the slower side, B if they outrun the backward threads.
 """
 
 from dataclasses import replace
@@ -51,9 +50,14 @@ def options(threads: Threads, batches: int) -> dict[str, object]:
 
 
 def run(threads: Threads, batches: int) -> Trace:
+    return simulate(build(NAMES[threads.updates], **options(threads, batches)), workload(threads))
+
+
+def workload(threads: Threads) -> Workload:
+    if threads.uneven:
+        return Workload("uneven", threads.uneven)
     ratio = threads.backward_s / threads.forward_s
-    blocks = Workload.even(threads.layers, threads.forward_s, ratio, threads.update_s)
-    return simulate(build(NAMES[threads.updates], **options(threads, batches)), blocks)
+    return Workload.even(threads.layers, threads.forward_s, ratio, threads.update_s)
 
 
 def turn(threads: Threads) -> int:
@@ -85,7 +89,22 @@ def laws(draw: st.DrawFn, *, bounded: bool = False) -> Threads:
         updates=draw(st.sampled_from(["layer", "block"])),
     )
     assume(settled(threads) < 150)  # not so close to F / T = B / D that it takes long to settle
+    if draw(st.booleans()):
+        return replace(threads, uneven=draw(uneven_layers(threads)))
     return threads
+
+
+@st.composite
+def uneven_layers(draw: st.DrawFn, threads: Threads) -> tuple[Layer, ...]:
+    """Layers whose shares of each time are 1 to 4 parts."""
+    parts = st.lists(st.integers(1, 4), min_size=threads.layers, max_size=threads.layers)
+    times = threads.forward_s, threads.backward_s, threads.update_s
+    shares = [
+        [time * Fraction(each, sum(drawn)) for each in drawn]
+        for time in times
+        for drawn in [draw(parts)]
+    ]
+    return tuple(Layer("", *of_layer) for of_layer in zip(*shares, strict=True))
 
 
 def measured(threads: Threads) -> tuple[Trace, NDArray[np.int64]]:
@@ -121,7 +140,7 @@ def test_time_of_a_batch(threads: Threads, shares: list[int]) -> None:
         )
         for share, other in zip(shares, reversed(shares), strict=True)
     )
-    threads = replace(threads, layers=len(layers))
+    threads = replace(threads, layers=len(layers), uneven=())
     many, whole = settled(threads), PERIODS * turn(threads)
     schedule = build(NAMES[threads.updates], **options(threads, many + whole + 20))
     trace = simulate(schedule, Workload("uneven", layers))

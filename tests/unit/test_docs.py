@@ -20,10 +20,17 @@ PAGES = sorted(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_print_the_text_block_that_follows(page: Path) -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", page.read_text(), re.M | re.S
-    )
+def test_python_blocks_print_the_text_block_that_follows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that begins with the name of a file is saved under it, for those that follow."""
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    for name, code in re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", text, re.M | re.S):
+        (tmp_path / name).write_text(code)
+    lines = r"((?:(?!```).*\n)*)"
+    blocks = re.findall(rf"^```python\n{lines}```\n\n```text\n{lines}```", text, re.M)
+    assert len(blocks) == text.count("```text")
     namespace: dict[str, object] = {"__name__": "page"}
     for code, expected in blocks:
         printed = io.StringIO()

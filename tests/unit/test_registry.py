@@ -1,7 +1,7 @@
 import pickle
 import re
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from simcore.compositions import COMPOSED
 from simcore.errors import InputError
-from simcore.ops import Channel, Item, Worker
-from simcore.options import OPTIONS, check
+from simcore.ops import Channel, Group, Item, Worker
+from simcore.options import OPTIONS, check, own_option
 from simcore.registry import Entry, register
 from simcore.schedule import Schedule, WeightRules, Window
 from simcore.schedules import SCHEDULES, build, find
@@ -226,6 +226,11 @@ def test_options_that_do_not_go_together(
         build(name, **given_options)  # type: ignore[arg-type]
 
 
+def test_processes_that_assign_have_momentum_of_their_own() -> None:
+    with pytest.raises(InputError, match=r"^momentum is 'shared': cannot step"):
+        build("hogwild", write="assign", momentum="shared")
+
+
 def shape(schedule: Schedule) -> tuple[object, ...]:
     return (
         schedule.name,
@@ -270,23 +275,46 @@ def test_options_arrive_where_they_belong(data: st.DataObject, name: str) -> Non
 
 def passes(drawn: dict[str, Any]) -> int:
     """How often a mini-batch goes through the network, part by part."""
-    return int(drawn.get("micro_batches", 1) * drawn.get("time_steps", 1))
+    parts = drawn.get("micro_batches", 1) or drawn["modules"]
+    return int(parts * drawn.get("time_steps", 1))
 
 
-def test_nothing_is_registered_twice_or_with_unknown_options() -> None:
+def test_nothing_is_registered_twice() -> None:
     about: Any = dict.fromkeys(("title", "source", "lockings_broken", "gap", "memory"), "")
 
     def known(modules: int = 1) -> Schedule:
         raise NotImplementedError
 
-    def unknown(colour: int = 1) -> Schedule:
-        raise NotImplementedError
-
-    with pytest.raises(TypeError, match=r"^bp: registered twice"):
+    before = dict(SCHEDULES)
+    with pytest.raises(TypeError, match=r"registered as bp already"):
         register("bp", **about)(known)
-    with pytest.raises(TypeError, match="'colour'"):
-        register("new", **about)(unknown)
-    assert "new" not in SCHEDULES
+    assert before == SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("default", "annotation", "good", "bad", "rule"),
+    [
+        (1, int, [0, -3, 10**30], [1.5, "1", True, None], "must be a whole number"),
+        (0.5, float, [0.0, 1, -2.5], ["1", float("nan"), float("inf"), False], "must be a number"),
+        ("left", str, ["right", ""], [1, None], "must be a word"),
+        ("left", Literal["left", "right"], ["right"], ["up", 1], "must be one of left, right"),
+        (True, bool, [False], [0, "true"], "must be true or false"),
+    ],
+)
+def test_options_of_its_own_are_known_by_their_default(
+    default: object, annotation: Any, good: list[Any], bad: list[Any], rule: str
+) -> None:
+    option = own_option("colour", default, annotation)
+    for value in [default, *good]:
+        assert option.read("--colour", value) == value
+    for value in bad:
+        with pytest.raises(InputError, match=f"^--colour is .*: {rule}"):
+            option.read("--colour", value)
+
+
+def test_an_option_of_its_own_must_be_known_by_its_default() -> None:
+    with pytest.raises(InputError, match=r"^option is 'colour': must have a number, a word"):
+        own_option("colour", [1])
 
 
 def worker(*blocks: int, **channels: Any) -> Worker:
@@ -302,6 +330,10 @@ def test_a_schedule_checks_its_workers_and_channels() -> None:
         (
             (worker(1, receives=(data,)), worker(2, receives=(twin,))),
             "channel is 'data': must be one channel; name each one apart",
+        ),
+        (
+            (worker(1, joins=(Group("clock"),)), worker(2, joins=(Group("clock"),))),
+            "group is 'clock': must be one group; name each one apart",
         ),
         (
             (worker(1, sends=(data,)),),

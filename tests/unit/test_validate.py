@@ -1,4 +1,7 @@
+from collections.abc import Callable
+from functools import partial
 from itertools import permutations
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,8 +14,10 @@ from simcore.ops import (
     Channel,
     Forward,
     Item,
+    Play,
     Program,
     Receive,
+    Replay,
     Select,
     Send,
     Update,
@@ -21,7 +26,7 @@ from simcore.ops import (
 from simcore.schedule import Schedule
 from simcore.schedules import build
 from simcore.testing import schedules
-from simcore.validate import validate
+from simcore.validate import operations_used, validate
 
 
 def test_a_verdict_says_what_each_worker_does() -> None:
@@ -145,5 +150,106 @@ def test_a_message_that_nobody_receives_is_illegal() -> None:
             Worker("listens", listens, (), (), (notes,)),
         ),
     )
-    with pytest.raises(IllegalOperationError, match=r"notes still holds messages .* batches 0"):
+    line = r"notes still holds what nobody received: batches 0\n"
+    with pytest.raises(IllegalOperationError, match=line) as caught:
         validate(schedule)
+    assert [row.split()[0] for row in caught.value.grid.splitlines()] == ["talks", "listens"]
+
+
+def trained(*programs: Callable[[Channel], Program], batches: int = 4) -> Schedule:
+    """Workers of one block that share a source."""
+    data = Channel("data", (Item("activation", 0),), source=True)
+    workers = tuple(
+        Worker(f"worker {number}", partial(program, data), (1,), (), (data,))
+        for number, program in enumerate(programs)
+    )
+    return Schedule("own", {}, 1, batches, workers)
+
+
+def trains(data: Channel) -> Program:
+    while (batch := (yield Receive(data))) is not None:
+        yield from passes(batch)
+
+
+def passes(batch: int) -> Program:
+    yield Forward(1, batch)
+    yield Backward(1, batch)
+    yield Update(1)
+
+
+def test_batches_left_in_a_source_are_illegal() -> None:
+    def first_two(data: Channel) -> Program:
+        for _ in range(2):
+            yield from passes((yield Receive(data)))
+
+    line = r"data still holds what nobody received: batches 2, 3\n"
+    with pytest.raises(IllegalOperationError, match=line):
+        validate(trained(first_two))
+    assert len(validate(trained(first_two), every_batch=False).operations[0]) == 8
+
+
+def test_a_broken_rule_shows_what_every_worker_did() -> None:
+    def wrong(data: Channel) -> Program:
+        batch = yield Receive(data)
+        yield Forward(1, batch)
+        yield Update(1)
+
+    with pytest.raises(IllegalOperationError) as caught:
+        validate(trained(wrong, trains, batches=2))
+    assert str(caught.value).splitlines()[0] == (
+        "worker 0 may not do Update(1): no gradient of this block has been computed since"
+    )
+    assert [row.split("  ") for row in caught.value.grid.splitlines()] == [
+        ["worker 0", "Receive data:0", "F1:0", "may not do Update(1)"],
+        ["worker 1", "goes on"],
+    ]
+
+
+def test_random_orders_are_tried_where_timing_decides() -> None:
+    shared = trained(trains, trains, batches=20)
+    verdict = validate(shared)
+    assert (verdict.conclusive, verdict.orders, verdict.differing) == (False, 9, (0, 1))
+    # In the first order one worker does it all.
+    assert [len(done) for done in verdict.operations] == [80, 0]
+    assert validate(shared, generator=Random(1), orders=3).orders == 4
+    assert validate(shared, [1, 0]).orders == 1
+    alone = validate(trained(trains))
+    assert (alone.conclusive, alone.orders, alone.differing) == (True, 1, ())
+
+
+def test_a_mistake_that_only_another_order_shows_is_found() -> None:
+    """Worker 1 forgets the update of the second batch that it gets."""
+
+    def forgets(data: Channel) -> Program:
+        count = 0
+        while (batch := (yield Receive(data))) is not None:
+            yield Forward(1, batch)
+            yield Backward(1, batch)
+            count += 1
+            if count != 2:
+                yield Update(1)
+
+    schedule = trained(trains, forgets, batches=2)
+    assert validate(schedule, [0, 1]).operations[1] == ()
+    with pytest.raises(IllegalOperationError, match="worker 1 ended with unapplied gradients"):
+        validate(schedule, orders=50)
+
+
+def test_the_same_generator_tries_the_same_orders() -> None:
+    schedule = build("async-lu", layers=2, batches=6, backward_threads=3)
+    found = [validate(schedule, generator=Random(7), orders=2) for _ in range(2)]
+    assert found[0] == found[1]
+    assert found[0].differing
+
+
+def test_rounds_leave_a_verdict_conclusive() -> None:
+    verdict = validate(build("ddp", modules=2, batches=5, replicas=2))
+    assert verdict.conclusive
+    assert verdict.orders == 1
+
+
+def test_the_first_operations_say_what_a_schedule_uses() -> None:
+    used = operations_used(build("fdg", modules=2, batches=50, recompute=True), most=8)
+    assert used == {Receive, Play, Send, Replay, Backward, Update}
+    # After so many it stops, wherever it is: nothing has gone backward in this one.
+    assert Backward not in operations_used(build("async-lu", batches=5), most=2)

@@ -34,11 +34,11 @@ def asyncfgd(
 
     Breaks the forward locking, which the paper names, and with it the update locking, as modules
     learn while later batches are on their way; there is no backward pass to lock. Module k goes
-    forward with its current weights. The last one sends the derivative of the loss to all, and each multiplies it
-    with the direction that it has kept. The gap is K-k, and t for batch t < K-k, whatever the
-    times: the K - 1 - k of the paper, which counts modules from 0. Between two steps module k keeps
-    directions of K-k batches, and within one of K-k+1. Which optimiser turns gradients into steps
-    (Algorithm 2: Adam) is no matter of the schedule.
+    forward with its current weights. The last one sends the derivative of the loss to all, and each
+    multiplies it with the direction that it has kept. The gap is K-k, and t for batch t < K-k,
+    whatever the times: the K - 1 - k of the paper, which counts modules from 0. Between two steps
+    module k keeps directions of K-k batches, and within one of K-k+1. Which optimiser turns
+    gradients into steps (Algorithm 2: Adam) is no matter of the schedule.
 
     With T_k, P_k and U_k for module k, a batch takes in steady state, for any modules and a latency
     of d on every link (0 if free), the larger of max over k of (T_k + P_k + U_k) and
@@ -111,11 +111,12 @@ def asyncfgd_recursive(
 ) -> Schedule:
     """As `asyncfgd`, over the n time steps of each sequence; modules learn between two sequences.
 
-    Breaks the forward and the update locking, over time: module k is at time step t - k when module 1 is at t. A
-    mini-batch of sequences makes n passes, each 1/n of its cost; the state that a step leaves in a
-    module, with its derivative, is all that the next one needs. The loss of a sequence is the sum
-    over its steps and has one direction, so its gradient is the sum of the scalars times that
-    direction: scalars are sent as they come, where the paper's host adds them up first.
+    Breaks the forward locking over time, and with it the update locking: when module 1 is at time
+    step t, module k is at t - k + 1. A mini-batch of sequences makes n passes, each 1/n of its
+    cost; the state that a step leaves in a module, with its derivative, is all that the next one
+    needs. The loss of a sequence is the sum over its steps and has one direction, so its gradient
+    is the sum of the scalars times that direction: scalars are sent as they come, where the paper's
+    host adds them up first.
 
     The paper wants two things that exclude each other: all steps of a sequence with the same
     weights, and updates as soon as the last module is through, when the others are within the next

@@ -102,7 +102,7 @@ def interleaved_1f1b(
     source="Qi et al. 2023, section 2.1",
     lockings_broken="none",
     gap="0",
-    memory="min(m, K) graphs of micro-batches, of which at most k-1 wait for the gradient of the weights alone",
+    memory="min(m, K) graphs of micro-batches, at most k-1 of them for the weight gradient alone",
     compositions=("recompute", "replicas", "loaders"),
     rows=(7, -1),
 )

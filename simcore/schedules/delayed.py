@@ -53,7 +53,9 @@ def fdg(
 
     With free links a batch takes the largest (forward + backward + update) of all modules in
     steady state, however uneven they are. Latency is hardly hidden: even modules of c seconds take
-    c + latency, as the listing sends a gradient only after its update.
+    c + latency, as a gradient is sent only after its update. (In the listing the last module sends
+    before it updates, at the start of its next iteration: so they would take
+    max(c, c - update / 2 + latency).)
 
     `lockstep` is the clock of the paper: at clock t module k takes the gradient of batch
     t - 2K + k + 1 and then batch t - k + 1 forward, and all modules wait for each other. Gaps stay.

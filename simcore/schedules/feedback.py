@@ -183,8 +183,8 @@ def drtp(modules: int = 4, batches: int = 100) -> Schedule:
 
     Breaks the backward and the update locking, as its paper says: targets come with the data, so
     that no module waits for one above it, and nothing but activations moves. So it breaks the
-    forward locking, too: a module takes the next batch while the last is on its way up. Each module has a worker of its own, and
-    the last one learns from the loss. Every gap is 0.
+    forward locking, too: a module takes the next batch while the last is on its way up. Each module
+    has a worker of its own, and the last one learns from the loss. Every gap is 0.
 
     With c_k the forward, projection, backward and update time of module k, F_k the first of these
     and C_k the rest, N batches take, with a latency of d on every link, max over k of

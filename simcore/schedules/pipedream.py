@@ -76,7 +76,7 @@ def pipedream(
     lockings_broken="forward, backward, update",
     gap="by the times; at most w - 1 for a window of w batches in flight",
     memory="at most K-k+1 graphs",
-    compositions=("loaders",),
+    compositions=("recompute", "replicas", "loaders"),
     rows=(6, -1),
 )
 def async_1f1b(
@@ -88,7 +88,8 @@ def async_1f1b(
     and a late message does not hold up what could be done. No module holds more batches than the
     one before it. Every gap is at most w_k - 1, and 0 in the last module, which goes backward at
     once, whatever its window. A batch takes at least the time of the slowest module, and at least
-    the way up and down again of one batch, with its update in module 1, divided by w_1.
+    the way up and down again of one batch, with its update in module 1, divided by w_1. Recomputing
+    needs `weights=stash`: those that it finds in place may have changed.
 
     >>> from simcore.timetable import timetable
     >>> print(timetable(async_1f1b(modules=2, batches=4)))

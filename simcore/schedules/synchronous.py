@@ -70,8 +70,9 @@ def gpipe(
 
     Breaks no locking, and every gap is 0. Micro-batches go backward in the order in which they went
     forward, as in PyTorch and Megatron-LM; the paper draws the reverse, which takes as long if
-    modules are even. With f, b the times of a micro-batch in a module, u of its update, even
-    modules and free links, N mini-batches take
+    modules are even. It also runs forward passes again: that is `recompute=true`. With f, b the
+    times of a micro-batch in a module, u of its update, even modules and free links, N
+    mini-batches take
 
         N ((m + K - 1) (f + b) + u),
 

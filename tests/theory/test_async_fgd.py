@@ -107,6 +107,15 @@ def test_asyncfgd_makespan_of_even_modules(
     assert makespan_s(trace) == (batches + modules - 1) * tangent + batches * (project + update)
 
 
+@few
+@given(module=st.tuples(durations, durations, durations), batches=st.integers(1, 6))
+def test_one_asyncfgd_module_is_fgd(module: Times, batches: int) -> None:
+    # "When K = 1 the AsyncFGD is reduced to vanilla FGD": no delay, and no speedup either.
+    one, other = (run(name, [module], batches=batches) for name in ("asyncfgd", "fgd"))
+    assert makespan_s(one) == makespan_s(other) == batches * sum(module)
+    np.testing.assert_array_equal(one.gradients, other.gradients)
+
+
 # The paper's clock: N + K - 1 steps, and each takes as long as the module that is last to learn,
 # which waits for the last module within the step.
 

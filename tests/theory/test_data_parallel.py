@@ -183,7 +183,8 @@ def test_replicas_stay_equal(name: str, data: st.DataObject) -> None:
     """
     simulation = data.draw(simulations(replicas_of(name)))
     schedule, trace = simulation.schedule, simulation.run()
-    assert validate(schedule).conclusive == (schedule.options["loaders"] <= 1)
+    static = name != "async-1f1b"  # which takes what comes
+    assert validate(schedule).conclusive == (static and schedule.options["loaders"] <= 1)
     replica = np.array(schedule.replicas)
     count = schedule.options["replicas"]
     mini_batch = trace.gradients["batch"] // schedule.micro_batches

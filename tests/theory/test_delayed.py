@@ -4,7 +4,10 @@ Letters as in the papers: K modules, T and beta T the forward and backward time 
 network, U its update time. All times, with one hop's latency, are exact.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from simcore.cluster import Cluster
 from simcore.engine import simulate
 from simcore.errors import InputError
 from simcore.metrics import makespan_s, peak_in_flight, steady_batch_s
+from simcore.ops import Join, Program
 from simcore.schedules import build, find
 from simcore.schedules.windows import windows
 from simcore.trace import Trace
@@ -128,6 +132,37 @@ def test_published_times_of_ddg_and_features_replay(modules: int, beta: Fraction
     )
     assert ddg == float(1 + (beta + update) / modules)
     assert fr == float(1 + ((1 if modules > 1 else 0) + beta + update) / modules)
+
+
+def without_first_barrier(program: Callable[[], Program]) -> Program:
+    """The program, whose Joins are in turn those after the forward pass and after the update."""
+    running, answer, joins = program(), None, 0
+    while True:
+        try:
+            operation = running.send(answer)
+        except StopIteration:
+            return
+        joins += isinstance(operation, Join)
+        answer = None
+        if not (isinstance(operation, Join) and joins % 2 == 1):
+            answer = yield operation
+
+
+@pytest.mark.parametrize("modules", [2, 3, 5])
+def test_features_replay_needs_its_barrier_to_be_slower_than_ddg(modules: int) -> None:
+    # Published: T + (T + beta T + U)/K against T + (beta T + U)/K. Without the barrier that ends
+    # the forward pass, lower modules replay while upper ones still go forward.
+    paces = []
+    for name in LOCKED:
+        schedule = build(name, modules=modules, batches=16)
+        workers = (
+            replace(worker, program=partial(without_first_barrier, worker.program))
+            for worker in schedule.workers
+        )
+        free = replace(schedule, workers=tuple(workers))
+        trace = simulate(free, Workload.even(modules, modules, 2, modules))
+        paces.append(steady_batch_s(trace))
+    assert paces == [modules + 2 + 1] * 2
 
 
 @few

@@ -15,6 +15,7 @@ from simcore.cluster import Cluster
 from simcore.engine import simulate
 from simcore.errors import DeadlockError, InputError
 from simcore.metrics import makespan_s, peak_in_flight, steady_batch_s
+from simcore.ops import Forward, Update
 from simcore.schedule import Schedule
 from simcore.schedules import build
 from simcore.schedules.chain import Chain
@@ -233,6 +234,26 @@ def test_2bw_needs_as_many_micro_batches_as_modules() -> None:
         "micro_batches is 3: must be at least the 4 modules, or two versions of the weights are too"
         " few; give more micro-batches or fewer modules"
     )
+
+
+@pytest.mark.parametrize("modules", [3, 4, 6])
+def test_two_versions_are_enough_for_one_micro_batch_less(modules: int) -> None:
+    # The paper asks for m >= K. Module 1 is the one that waits longest for its gradients: its n-th
+    # pass reads version max(0, n // m - 1), which is there for m = K - 1, and not for K - 2.
+    assert reads_what_is_there(modules, parts=modules)
+    assert reads_what_is_there(modules, parts=modules - 1)
+    assert not reads_what_is_there(modules, parts=modules - 2)
+
+
+def reads_what_is_there(modules: int, parts: int) -> bool:
+    versions = passes = 0
+    for operation in alternating(Chain.of(modules), 1, modules, 5 * parts, per_update=parts):
+        if isinstance(operation, Forward):
+            if versions < passes // parts - 1:
+                return False
+            passes += 1
+        versions += isinstance(operation, Update)
+    return passes == 5 * parts
 
 
 # 1F1B as it comes.

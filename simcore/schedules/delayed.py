@@ -52,10 +52,9 @@ def fdg(
     t < 2(K-k) has gap t. A gradient is multiplied by `shrink` at each hop (equation 7).
 
     With free links a batch takes the largest (forward + backward + update) of all modules in
-    steady state, however uneven they are. Latency is hardly hidden: even modules of c seconds take
-    c + latency, as a gradient is sent only after its update. (In the listing the last module sends
-    before it updates, at the start of its next iteration: so they would take
-    max(c, c - update / 2 + latency).)
+    steady state, however uneven they are. Latency is hardly hidden: with even modules of c seconds
+    a batch takes max(c, c - update / 2 + latency). A module sends its gradient after its update, but
+    for the last one, which updates at the start of its next iteration, after the communication.
 
     `lockstep` is the clock of the paper: at clock t module k takes the gradient of batch
     t - 2K + k + 1 and then batch t - k + 1 forward, and all modules wait for each other. Gaps stay.
@@ -63,18 +62,21 @@ def fdg(
 
     >>> from simcore.timetable import timetable
     >>> print(timetable(fdg(modules=2, batches=4)))
-              0     1     2     3   4     5     6     7     8     9     10    11    12  13    14
-    module 1  F1:0  F1:1  .     .   B1:0  U1    F1:2  B1:1  U1    F1:3  B1:2  U1    .   B1:3  U1
-    module 2  .     F2:0  B2:0  U2  F2:1  B2:1  U2    F2:2  B2:2  U2    F2:3  B2:3  U2  .     .
+              0     1     2     3     4     5     6     7     8     9     10    11    12    13
+    module 1  F1:0  F1:1  .     B1:0  U1    F1:2  B1:1  U1    F1:3  B1:2  U1    .     B1:3  U1
+    module 2  .     F2:0  B2:0  U2    F2:1  B2:1  U2    F2:2  B2:2  U2    F2:3  B2:3  U2    .
     """
     chain, clocks = Chain.of(modules), _clocks(lockstep)
 
     def backward(k: int, step: int) -> Program:
         batch = yield Receive(chain.gradients[k])
         yield Backward(k, batch)
-        yield Update(k)
+        if k < modules:
+            yield Update(k)
         if k > 1:
             yield Send(chain.gradients[k - 1], batch)
+        if k == modules:
+            yield Update(k)  # the first thing that it does in its next iteration
 
     def module(k: int) -> Program:
         halves = partial(chain.forward, k), partial(backward, k)

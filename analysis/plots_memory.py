@@ -49,7 +49,7 @@ _OF_STATES: Final = dict(
 )  # fmt: skip
 _MOST_WORKERS: Final = 24
 _MOST_STEPS: Final = 2000  # of a curve; more could not be told apart
-_LEFT_IN, _RIGHT_IN, _TOP_IN, _BOTTOM_IN = 1.35, 0.12, 0.5, 0.5
+_RIGHT_IN, _TOP_IN, _BOTTOM_IN = 0.12, 0.5, 0.5
 _UNITS: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 
 
@@ -68,7 +68,7 @@ def draw_memory(trace: Trace, schedule: Schedule, workload: Workload) -> "Figure
     largest = max(peak.bytes for peak in peaks[: len(workers)])
     unit, unit_name = next(each for each in _UNITS if largest >= each[0] or each[0] == 1)
     second, second_name = time_unit(trace.seconds(trace.end - trace.start))
-    figure = _figure(len(workers), 1.0)
+    figure = _figure(workers, 1.0)
     panels = figure.subplots(len(workers), 1, sharex=True, sharey=True, squeeze=False)
     used = [
         name for at, name in enumerate(CATEGORIES) if any(m.held[:, at].any() for m in memories)
@@ -101,7 +101,7 @@ def draw_occupancy(trace: Trace) -> "Figure":
     """
     workers = trace.header.workers[:_MOST_WORKERS]
     shares = occupancy(trace)[: len(workers)] / max(1, trace.end - trace.start)
-    figure = _figure(len(workers), 0.3)
+    figure = _figure(workers, 0.3)
     axes = figure.subplots()
     tidy(axes, grid="x")
     left = np.zeros(len(workers))
@@ -123,16 +123,18 @@ def draw_occupancy(trace: Trace) -> "Figure":
     axes.set_ylim(len(workers) - 0.5, -0.5)  # the first worker on top
     axes.set_yticks(range(len(workers)), workers, fontsize=8)
     set_plain(axes.get_yticklabels())
+    axes.set_title("what workers do", loc="left", fontsize=9, color=INK)
     axes.set_xlabel("share of the makespan; figures say how much is busy", fontsize=9, color=INK)
     _legend(figure, axes)
     return figure
 
 
-def _figure(rows: int, row_in: float) -> "Figure":
-    height_in = _TOP_IN + _BOTTOM_IN + row_in * rows
+def _figure(workers: Sequence[str], row_in: float) -> "Figure":
+    height_in = _TOP_IN + _BOTTOM_IN + row_in * len(workers)
+    left_in = 0.6 + 0.07 * max(map(len, workers), default=0)
     figure = new_figure(WIDTH_IN, height_in)
     figure.subplots_adjust(
-        left=_LEFT_IN / WIDTH_IN,
+        left=left_in / WIDTH_IN,
         right=1 - _RIGHT_IN / WIDTH_IN,
         bottom=_BOTTOM_IN / height_in,
         top=1 - _TOP_IN / height_in,

@@ -23,9 +23,11 @@ _HEAD: Final = """\
 This page is made from the registry of schedules: `make docs` renews it. `gradlag schedules` prints
 the same table, and `--json` all of it.
 
-A schedule breaks the forward, backward or update locking if a module need not wait for the others
-before that phase. The *gap* of a gradient is the number of updates between the weights that it was
-computed with and those that it is applied to. *Memory* is what a module keeps beside its weights.
+A schedule breaks the forward locking if the first module may start a mini-batch before the last has
+finished the one before; the backward locking if modules may go backward at the same time; the
+update locking if a module may be updated while a mini-batch is on its way up. The *gap* of a
+gradient is the number of updates between the weights that it was computed with and those that it is
+applied to. *Memory* is what a module keeps beside its weights.
 *Per update* is the number of mini-batches that an update sees; compare schedules where it is equal.
 Letters are those of [the notation page](notation.md).
 """

@@ -14,11 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from simcore.errors import InputError
 from simcore.ops import (
     Backward,
     BackwardInput,
     Channel,
+    Estimate,
     Forward,
     ForwardError,
     Item,
@@ -61,13 +61,6 @@ def compose(
     assert isinstance(loaders, int)
     recompute = bool(around.get("recompute"))
     schedule = _maybe_recomputing(factory, recompute, **own)
-    if recompute and schedule.weights.policy == "mixed":
-        raise InputError(
-            flags.get("recompute", "recompute"),
-            "true",
-            "runs a forward pass again with the same weights, which mixed ones are not",
-            "use weights=stash",
-        )
     if replicas > 1:
         copied = partial(_maybe_recomputing, factory, recompute)
         schedule = replicated(copied, own, replicas, flags.get("replicas", "replicas"))
@@ -90,36 +83,58 @@ def _maybe_recomputing(
 
 
 def _recomputing(schedule: Schedule) -> Schedule:
-    """Checkpointing: forward passes keep their input, and are run again before backward passes."""
+    """Checkpointing: forward passes keep their input, and are run again when their graph is needed.
 
-    def wrapped(program: Callable[[], Program]) -> Program:
-        running, answer = program(), None
-        while True:
-            try:
-                operation = running.send(answer)
-            except StopIteration:
-                return
-            match operation:
-                case ForwardError():
-                    answer = yield operation
-                case Forward(block, batch):
-                    answer = yield Play(block, batch)
-                case Backward(block, batch) | BackwardInput(block, batch):
-                    yield Replay(block, batch)
-                    answer = yield operation
-                case _:
-                    answer = yield operation
-
-    return _with_programs(schedule, wrapped)
-
-
-def _with_programs(
-    schedule: Schedule, wrapped: Callable[[Callable[[], Program]], Program]
-) -> Schedule:
+    With stashed weights it is the same pass. Where there are none but the present ones, it is run
+    with these: the weights of the whole backward pass are then those of the replay.
+    """
+    kept = {
+        channel: replace(
+            channel,
+            carries=tuple(
+                Item("input", item.block) if item.kind == "graph" else item
+                for item in channel.carries
+            ),
+        )
+        for channel in schedule.channels
+        if any(item.kind == "graph" for item in channel.carries)
+    }
     workers = (
-        replace(worker, program=partial(wrapped, worker.program)) for worker in schedule.workers
+        replace(
+            worker,
+            program=partial(renamed, partial(_replaying, worker.program), kept),
+            sends=tuple(kept.get(channel, channel) for channel in worker.sends),
+            receives=tuple(kept.get(channel, channel) for channel in worker.receives),
+        )
+        for worker in schedule.workers
     )
-    return replace(schedule, workers=tuple(workers))
+    weights = schedule.weights
+    if weights.policy == "mixed":
+        weights = replace(weights, policy="replay")
+    return replace(schedule, workers=tuple(workers), weights=weights)
+
+
+def _replaying(program: Callable[[], Program]) -> Program:
+    running, answer = program(), None
+    graphs: set[tuple[int, int]] = set()
+    while True:
+        try:
+            operation = running.send(answer)
+        except StopIteration:
+            return
+        match operation:
+            case ForwardError(block, batch):  # its graph is needed at once, for the error
+                graphs.add((block, batch))
+            case Forward(block, batch):
+                operation = Play(block, batch)
+            case Estimate(block, batch) if (block, batch) not in graphs:
+                yield Replay(block, batch)
+                graphs.add((block, batch))
+            case Backward(block, batch) | BackwardInput(block, batch):
+                if (block, batch) not in graphs:
+                    yield Replay(block, batch)
+                graphs.discard((block, batch))
+        answer = yield operation
 
 
 def _loading(schedule: Schedule, loaders: int, prefetch: int) -> Schedule:

@@ -36,6 +36,7 @@ from simcore.ops import (
     Update,
     kind_of,
 )
+from simcore.patience import Patience
 from simcore.post import Post
 from simcore.rounds import Rounds
 from simcore.rules import Holdings, check_declared, shown
@@ -144,6 +145,7 @@ class _Simulation:
         wake = partial(heapq.heappush, self.runnable)
         self.rounds = Rounds(schedule, lambda n, block: costs.rounds[n][block], self.at, wake)
         self.starting: list[tuple[int, int]] = []
+        self.patience = Patience(schedule)
 
     def run(self) -> dict[str, Any]:
         """Run to the end; what there is to say of workers that were lost on the way."""
@@ -213,6 +215,7 @@ class _Simulation:
                 running.index += 1
                 running.answer = None
                 check_declared(self.schedule.workers[worker], running.operation)
+                self.patience.note(worker, running.operation)
             duration = self.prepare(worker, running.operation)
             if duration is None:
                 return

@@ -58,7 +58,7 @@ class Loss:
 def refuse_strangers(faults: Iterable[Straggler | Pause | Loss], workers: int) -> None:
     """Raise `InputError` for the first fault of a worker that there is not."""
     for fault in faults:
-        if fault.worker >= workers:
+        if not 0 <= fault.worker < workers:
             what = f"worker of a {type(fault).__name__.lower()}"
             rule = f"must be the number of a worker, 0 to {workers - 1}"
             raise InputError(what, fault.worker, rule, "give one of those")

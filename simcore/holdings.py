@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from simcore.costs import message_bytes
+from simcore.messages import messages_of
 from simcore.passes import NEVER, Passes, cells, cells_of, passes_of, rows_of
 from simcore.schedule import Schedule
 from simcore.trace import KIND, Trace
@@ -273,21 +274,16 @@ class _Run:
 
     def add_messages(self) -> None:
         """What travels or waits, from when it departs until it has been received."""
-        spans, batches = self.trace.spans, self.trace.header.batches
         sizes, at = [], []
         for channel in self.schedule.channels:
             size = message_bytes(self.schedule, channel, self.workload)
             sizes.append(0 if self.schedule.is_local(channel) else ceil(size))
             at.append(min(self.schedule.receivers[channel], default=0))
-        sends, receives = rows_of(self.trace, "send"), rows_of(self.trace, "receive")
-        received = np.full(len(sizes) * batches, -1)
-        received[spans["block"][receives] * batches + spans["batch"][receives]] = receives
-        number = spans["block"][sends]
-        taken = received[number * batches + spans["batch"][sends]]
-        worker = np.where(taken < 0, np.array(at, np.int64)[number], spans["worker"][taken])
-        until = self.ends(taken)
-        since = np.minimum(spans["end"][sends], until)
-        self.add("messages", worker, since, until, np.array(sizes, np.int64)[number])
+        found = messages_of(self.trace)
+        receiver = self.trace.spans["worker"][found.received]
+        worker = np.where(found.received < 0, np.array(at, np.int64)[found.channel], receiver)
+        carried = np.array(sizes, np.int64)[found.channel]
+        self.add("messages", worker, found.since, found.until, carried)
 
 
 def _owners(trace: Trace, schedule: Schedule) -> NDArray[np.int64]:

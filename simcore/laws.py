@@ -1,8 +1,8 @@
 """The F:B law: Async BP with any number of threads, in steady state.
 
-F forward threads take T seconds a batch, B backward threads D = beta T + U, over even layers; links
-are free and every worker has a device of its own. Batch n is handed over at d(n) and its backward
-pass starts at b(n); with a queue of capacity Q, or without bound,
+F forward threads take T seconds a batch, B backward threads D = beta T + U; links are free and
+every worker has a device of its own. Batch n is handed over at d(n) and its backward pass starts at
+b(n); with a queue of capacity Q, or without bound,
 
     d(n) = max(d(n - F) + T, b(n - Q)),    b(n) = max(d(n), b(n - B) + D).
 
@@ -18,6 +18,8 @@ from fractions import Fraction
 from math import ceil, floor, gcd
 from typing import Literal
 
+from simcore.workload import Layer
+
 __all__ = [
     "Threads",
     "backward_threads_needed",
@@ -32,11 +34,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Async BP over `layers` even layers. Times are those of the whole network for one batch.
+    """Async BP over so many `layers`. Times are those of the whole network for one batch.
 
+    Layers are even, or as in `uneven`, whose times then add up to those of the network.
     `updates` says when a backward thread updates: each layer in its turn (LU), or all of them, the
     last first, behind its pass (BU). `queue_capacity` is None for an unbounded queue of losses.
-    All times are positive, but for `update_s`, which may be 0.
+    All times are positive, of each layer too, but for those of updates, which may be 0.
     """
 
     layers: int
@@ -47,6 +50,7 @@ class Threads:
     update_s: Fraction = Fraction(0)
     queue_capacity: int | None = None
     updates: Literal["layer", "block"] = "layer"
+    uneven: tuple[Layer, ...] = ()
 
     @property
     def pass_s(self) -> Fraction:
@@ -57,6 +61,33 @@ class Threads:
     def outrun(self) -> bool:
         """Whether the forward threads are the faster ones: F / T > B / D."""
         return self.forward_threads * self.pass_s > self.backward_threads * self.forward_s
+
+    def read_s(self, layer: int) -> Fraction:
+        """Time from the start of a forward pass until it reads the weights of a layer."""
+        return sum((forward_s for forward_s, _, _ in self._layers()[: layer - 1]), Fraction(0))
+
+    def held_s(self, layer: int) -> Fraction:
+        """Time from the start of a backward pass until it lets the graph of a layer go."""
+        layers = self._layers()
+        held_s = sum((backward_s for _, backward_s, _ in layers[layer - 1 :]), Fraction(0))
+        between = layers[layer:] if self.updates == "layer" else ()
+        return held_s + sum((update_s for _, _, update_s in between), Fraction(0))
+
+    def landing_s(self, layer: int) -> Fraction:
+        """Time from the start of a backward pass until its update of a layer lands."""
+        layers = self._layers()
+        passed = layers[layer - 1 :] if self.updates == "layer" else layers
+        landing_s = sum((backward_s for _, backward_s, _ in passed), Fraction(0))
+        return landing_s + sum((update_s for _, _, update_s in layers[layer - 1 :]), Fraction(0))
+
+    def _layers(self) -> Sequence[tuple[Fraction, Fraction, Fraction]]:
+        """Forward, backward and update time of each layer."""
+        if self.uneven:
+            return [(each.forward_s, each.backward_s, each.update_s) for each in self.uneven]
+        layers = self.layers
+        return [
+            (self.forward_s / layers, self.backward_s / layers, self.update_s / layers)
+        ] * layers
 
 
 def batch_s(threads: Threads) -> Fraction:
@@ -120,13 +151,8 @@ def batches_in_flight(threads: Threads, layer: int) -> Fraction | None:
     pattern = _pattern(threads)
     if pattern is None:
         return None
-    above = threads.layers - layer
-    share = Fraction(above + 1, threads.layers)
-    back = share * threads.backward_s
-    if threads.updates == "layer":
-        back += Fraction(above, threads.layers) * threads.update_s
-    before = (1 - share) * threads.forward_s
-    return pattern.mean(pattern.begun, pattern.taken) + (back - before) / batch_s(threads)
+    graph_s = threads.held_s(layer) - threads.read_s(layer)
+    return pattern.mean(pattern.begun, pattern.taken) + graph_s / batch_s(threads)
 
 
 def held_bytes(threads: Threads, saved_bytes: Sequence[int]) -> Fraction | None:
@@ -155,13 +181,7 @@ def mean_gap(threads: Threads, layer: int) -> Fraction | None:
     pattern = _pattern(threads)
     if pattern is None:
         return None
-    share = Fraction(threads.layers - layer + 1, threads.layers)
-    if threads.updates == "layer":
-        lands = share * threads.pass_s
-    else:
-        lands = threads.backward_s + share * threads.update_s
-    reads = (1 - share) * threads.forward_s
-    return pattern.mean_gap(reads, lands)
+    return pattern.mean_gap(threads.read_s(layer), threads.landing_s(layer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +263,13 @@ def _outrun_begins(threads: Threads) -> list[Fraction]:
     """Starts of the backward passes of batches 0 .. B - 1, had no thread ever waited for a batch.
 
     Thread r's passes follow each other without a break behind the last that waited, its q-th:
-    max over q of T (1 + floor((r + q B) / F)) - q D.
+    max over q of T (1 + floor((r + q B) / F)) - q D. From q = F / gcd(F, B) on nothing new comes.
     """
     forward, ahead, behind = threads.forward_s, threads.forward_threads, threads.backward_threads
-    lead = threads.pass_s - Fraction(behind, ahead) * forward  # what each turn adds to the queue
-    turns = floor(forward / lead) + 1
     return [
         max(
             forward * (1 + (place + turn * behind) // ahead) - turn * threads.pass_s
-            for turn in range(turns + 1)
+            for turn in range(ahead // gcd(ahead, behind))
         )
         for place in range(behind)
     ]

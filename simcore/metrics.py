@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simcore.levels import peaks
 from simcore.passes import NEVER, cells, cells_of, passes_of
@@ -13,6 +14,7 @@ from simcore.workload import Workload
 __all__ = [
     "busy_s",
     "makespan_s",
+    "mean_in_flight",
     "peak_in_flight",
     "sequential_s",
     "speedup",
@@ -109,12 +111,34 @@ def peak_in_flight(trace: Trace) -> tuple[int, ...]:
     gradient is wanted, until its first pass ends. At one tick, what ends is let go first. Of
     several replicas the one with the most counts.
     """
-    spans, passes, blocks = trace.spans, passes_of(trace), trace.header.blocks
+    cell, start, end = _in_flight(trace)
+    one = np.ones(len(cell), np.int64)
+    found = peaks(cell, start, end, one, cells(trace.header))
+    return tuple(found.reshape(-1, trace.header.blocks).max(axis=0).tolist())
+
+
+def mean_in_flight(trace: Trace, window: tuple[int, int]) -> tuple[Fraction, ...]:
+    """For each block, how many batches are in flight in it on average over time, exact.
+
+    From one tick to another, later one, and over the replicas. In flight as in `peak_in_flight`.
+    """
+    cell, start, end = _in_flight(trace)
+    ticks = np.maximum(np.minimum(end, window[1]) - np.maximum(start, window[0]), 0)
+    held = np.zeros(cells(trace.header), np.int64)
+    np.add.at(held, cell, ticks)
+    of_block = held.reshape(-1, trace.header.blocks).sum(axis=0).tolist()
+    replicas = len(held) // trace.header.blocks
+    return tuple(Fraction(each, replicas * (window[1] - window[0])) for each in of_block)
+
+
+def _in_flight(
+    trace: Trace,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The cell of every batch in every block, and from when to when it is in flight there."""
+    spans, passes = trace.spans, passes_of(trace)
     keeps = spans["kind"][passes.first] != KIND["evaluate"]
     # A run that was cut short never let go.
     end = np.where(passes.last < 0, NEVER, spans["end"][passes.last])
     end = np.where(keeps, end, spans["end"][passes.first])
     cell = cells_of(trace, spans["worker"][passes.first], passes.block)
-    one = np.ones(len(cell), np.int64)
-    found = peaks(cell, spans["start"][passes.first], end, one, cells(trace.header))
-    return tuple(found.reshape(-1, blocks).max(axis=0).tolist())
+    return cell, spans["start"][passes.first], end

@@ -125,7 +125,7 @@ OPTIONS: Final[dict[str, Option]] = {
     ),
     "recompute": _switch(
         "keep the input of a forward pass instead of its graph, and run it again before the "
-        "backward pass (checkpointing)"
+        "backward pass (checkpointing), with the same weights or, if mixed, with those found then"
     ),
     "lockstep": _switch("all modules start each iteration together, as the papers draw it"),
     "directions": _choice("what random directions are drawn from", "gaussian", "rademacher"),

@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, get_type_hints
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Final, get_type_hints
 
 from simcore.compositions import COMPOSED
 from simcore.options import OPTIONS, Option, own_option
@@ -79,20 +80,29 @@ def register(
 ) -> Callable[[Factory], Factory]:
     """Register a factory under a name; every generic test and reader then covers it.
 
+    The schedules that it makes have this name, and its arguments for options.
+
     A parameter is an option of `simcore.options`, or one of the schedule's own, whose default is a
     number, a word, or True or False.
     """
 
     def add(factory: Factory) -> Factory:
-        parameters = inspect.signature(factory).parameters.values()
-        defaults = {parameter.name: parameter.default for parameter in parameters}
+        signature = inspect.signature(factory)
+        defaults = {each.name: each.default for each in signature.parameters.values()}
         for composition in compositions:
             defaults |= COMPOSED[composition]
         if name in SCHEDULES:
             raise TypeError(f"a schedule is registered as {name} already")
+
+        @wraps(factory)
+        def named(*args: Any, **options: Any) -> Schedule:
+            given = signature.bind(*args, **options)
+            given.apply_defaults()
+            return replace(factory(*args, **options), name=name, options=dict(given.arguments))
+
         SCHEDULES[name] = Entry(
             name,
-            factory,
+            named,
             title,
             source,
             lockings_broken,
@@ -105,6 +115,6 @@ def register(
             rows,
             defaults,
         )
-        return factory
+        return named
 
     return add

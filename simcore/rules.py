@@ -365,6 +365,8 @@ def check_declared(worker: Worker, operation: Operation) -> None:
 
 def shown(operation: Operation) -> str:
     """An operation as one reads it: `Forward(2, 5)`, `Send(gradients[1], 5)`."""
+    if type(operation) not in RULES:
+        return repr(operation)
     fields: list[str] = []
     for name in operation.__match_args__:
         value = getattr(operation, name)

@@ -78,8 +78,6 @@ class Schedule:
     process too.
     """
 
-    name: str
-    options: Mapping[str, object]
     blocks: int
     batches: int
     workers: tuple[Worker, ...]
@@ -87,9 +85,17 @@ class Schedule:
     micro_batches: int = 1
     batches_per_update: int = 1
     split_backward: bool = False
+    name: str = "own"
+    options: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, named in (("channel", self.channels), ("group", self.groups)):
+        if not self.workers:
+            raise InputError("number of workers", 0, "must be at least 1", "add a worker")
+        if self.blocks < 1:
+            rule = "must be at least 1"
+            raise InputError("number of blocks", self.blocks, rule, "give 1 or more")
+        uniquely = ("worker", self.workers), ("channel", self.channels), ("group", self.groups)
+        for what, named in uniquely:
             for name, count in Counter(each.name for each in named).items():
                 if count > 1:
                     raise InputError(what, name, f"must be one {what}", "name each one apart")
@@ -98,7 +104,15 @@ class Schedule:
                 if not 1 <= block <= self.blocks:
                     rule = f"must be within 1..{self.blocks}"
                     raise InputError(f"block of {worker.name}", block, rule, "correct the worker")
+        for group in self.groups:
+            for block in group.blocks:
+                if not 1 <= block <= self.blocks:
+                    rule = f"must be within 1..{self.blocks}"
+                    raise InputError(f"block of {group.name}", block, rule, "correct the group")
         for channel in self.channels:
+            if channel.capacity is not None and channel.capacity < 1:
+                what, rule = f"capacity of {channel.name}", "must be at least 1, or None"
+                raise InputError(what, channel.capacity, rule, "give 1 or more")
             if channel.source and self.senders[channel]:
                 raise InputError(
                     "channel", channel.name, "is a source and has no senders", "drop the sender"

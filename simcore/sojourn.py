@@ -69,7 +69,8 @@ def sojourn_law(
     window = steady_window(trace)
     if window is None:
         return None
-    rows, sojourns, found = trace.gradients, sojourn_ticks(trace, schedule), gaps(trace)
+    reads = _reads(trace, schedule)
+    rows, sojourns, found = trace.gradients, _since(trace, reads), gaps(trace)
     cell = cells_of(trace, rows["worker"], rows["block"])
     inside = (rows["time"] > window[0]) & (rows["time"] <= window[1])
     floors = critical_path_s(schedule, blocks, cluster)
@@ -89,8 +90,8 @@ def sojourn_law(
                 _mean(sojourns[chosen]) * trace.header.tick_s,
                 cycle * trace.header.tick_s,
                 gap,
-                _mean([_gap(Fraction(each), cycle) for each in sojourns[chosen].tolist()]),
-                _is_exact(trace, schedule, cell == number, chosen, sojourns),
+                _mean_gap(sojourns[chosen], cycle),
+                _is_exact(trace, schedule, cell == number, chosen, sojourns, reads),
                 floor_s,
                 floor,
                 gap - floor,
@@ -101,7 +102,12 @@ def sojourn_law(
 
 def sojourn_ticks(trace: Trace, schedule: Schedule) -> NDArray[np.int64]:
     """The sojourn of every row of `trace.gradients`, shape (gradients,), in ticks."""
-    rows, reads = trace.gradients, _reads(trace, schedule)
+    return _since(trace, _reads(trace, schedule))
+
+
+def _since(trace: Trace, reads: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Ticks from these passes to when the gradients that came of them landed."""
+    rows = trace.gradients
     start = np.zeros((trace.header.blocks + 1, trace.header.batches), np.int64)
     start[trace.spans["block"][reads], trace.spans["batch"][reads]] = trace.spans["start"][reads]
     ticks: NDArray[np.int64] = rows["time"] - start[rows["block"], rows["batch"]]
@@ -171,6 +177,7 @@ def _is_exact(
     of_cell: NDArray[np.bool_],
     chosen: NDArray[np.bool_],
     sojourns: NDArray[np.int64],
+    reads: NDArray[np.int64],
 ) -> bool:
     """Whether the law must hold: equal intervals between all landings since the earliest read."""
     rows, spans = trace.gradients, trace.spans
@@ -181,7 +188,6 @@ def _is_exact(
     intervals = np.unique(np.diff(landings))
     # From the earliest read on: the first landing after it comes within one interval.
     even = len(intervals) == 1 and landings[0] - since <= intervals[0]
-    reads = _reads(trace, schedule)
     instant = reads[spans["start"][reads] == spans["end"][reads]]
     at_once = np.isin(spans["start"][instant], rows["time"][of_cell]).any()
     return bool(even and not at_once and not schedule.weights.buffer)
@@ -189,6 +195,13 @@ def _is_exact(
 
 def _gap(sojourn: Fraction, cycle: Fraction) -> int:
     return max(0, ceil(sojourn / cycle) - 1)
+
+
+def _mean_gap(sojourns: NDArray[np.int64], cycle: Fraction) -> Fraction:
+    different, counts = np.unique(sojourns, return_counts=True)
+    each = zip(different.tolist(), counts.tolist(), strict=True)
+    total = sum(_gap(Fraction(ticks), cycle) * count for ticks, count in each)
+    return Fraction(total, len(sojourns))
 
 
 def _mean(values: NDArray[np.int64] | Sequence[int]) -> Fraction:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from simcore import metrics
 from simcore.cluster import Cluster
 from simcore.consistency import Spread, drift, fresh_fractions, inconsistency
+from simcore.law_values import law_values
 from simcore.memory import memory_of
 from simcore.occupancy import occupancy_s
 from simcore.schedule import Schedule
@@ -22,7 +23,7 @@ from simcore.staleness import (
 )
 from simcore.ties import examine_ties, tie_values
 from simcore.trace import Trace
-from simcore.traffic import traffic_of
+from simcore.traffic import traffic_of, traffic_values
 from simcore.window import growth_per_batch, steady_window
 from simcore.workload import Workload
 
@@ -70,9 +71,10 @@ def summarize(
         "steady_gaps": _gaps(steady_gap_summaries(trace)),
         **_staleness(trace),
         "sojourn": sojourn_values(sojourn_law(trace, schedule, workload_blocks, cluster)),
+        "law": law_values(trace, schedule, workload_blocks, cluster),
         "peak_in_flight": list(metrics.peak_in_flight(trace)),
         **_memory(trace, schedule, workload_blocks),
-        "traffic": [asdict(link) for link in traffic_of(trace, schedule, workload_blocks, cluster)],
+        "traffic": traffic_values(traffic_of(trace, schedule, workload_blocks, cluster)),
         "occupancy": [
             {"worker": name, **{f"{state}_s": seconds for state, seconds in states.items()}}
             for name, states in zip(header.workers, occupancy_s(trace), strict=True)

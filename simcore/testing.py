@@ -1,6 +1,7 @@
 """Hypothesis strategies, for tests of schedules, interpreters and readers of traces.
 
-A schedule of one's own is tested as those that come along are. Only this module needs Hypothesis.
+A schedule of one's own is tested as those that come along are, by `schedules("own.py:function")`.
+Only this module needs Hypothesis.
 
 >>> from hypothesis import given, settings
 >>> from simcore.invariants import check_trace
@@ -14,7 +15,7 @@ A schedule of one's own is tested as those that come along are. Only this module
 >>> test_gaps_are_no_larger_than_the_pipeline()
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from itertools import accumulate
@@ -24,9 +25,11 @@ from typing import Any
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from simcore.cluster import Cluster, Device, Link
+from simcore.cluster import Cluster, Device, Link, Transfers
+from simcore.durations import Variations, read_variations
 from simcore.engine import simulate
 from simcore.errors import InputError
+from simcore.faults import Loss, Pause, Straggler
 from simcore.options import Option
 from simcore.schedule import Schedule
 from simcore.schedules import SCHEDULES, build, find
@@ -37,11 +40,13 @@ __all__ = [
     "Simulation",
     "clusters",
     "devices",
+    "disturbances",
     "links",
     "options",
     "schedules",
     "simulations",
     "times",
+    "variations",
     "workloads",
 ]
 
@@ -54,15 +59,25 @@ def times() -> st.SearchStrategy[Fraction]:
 
 @cache
 def _layers(most_bytes: int) -> st.SearchStrategy[Layer]:
-    size = st.integers(0, most_bytes)
-    return st.builds(Layer, st.just("block"), times(), times(), times(), size, size, size)
+    size, time = st.integers(0, most_bytes), times()
+    usual = st.just("block"), time, time, time, size, size, size
+    rest = dict.fromkeys(("project_s", "auxiliary_s", "merge_s"), time)
+    layers = st.builds(Layer, *usual, tangent_s=st.none() | time, **rest)
+    parts = st.sampled_from([None, Fraction(0), Fraction(1, 3), Fraction(1)])
+    return st.builds(_split, layers, parts)
+
+
+def _split(layer: Layer, part: Fraction | None) -> Layer:
+    """The layer with this part of its backward pass for the gradient of the input."""
+    return replace(layer, backward_input_s=None if part is None else part * layer.backward_s)
 
 
 @st.composite
 def workloads(draw: st.DrawFn, blocks: int, *, most_bytes: int = 8) -> Workload:
     """Workloads with one layer for each of so many blocks; all times may be 0."""
     layers = tuple(draw(_layers(most_bytes)) for _ in range(blocks))
-    return Workload("drawn", layers, input_bytes=most_bytes // 2)
+    load_s = draw(times())
+    return Workload("drawn", layers, input_bytes=most_bytes // 2, load_s=load_s)
 
 
 @cache
@@ -76,9 +91,12 @@ def devices() -> st.SearchStrategy[Device]:
 
 @cache
 def links() -> st.SearchStrategy[Link]:
-    """Links, free ones among them."""
+    """Links, free ones among them; some are one wire for all channels."""
     bandwidths = st.sampled_from([None, Fraction(1), Fraction(4), Fraction(7, 2)])
-    return st.just(Link()) | st.builds(Link, times(), bandwidths, times(), times())
+    wires = st.sampled_from([None, None, "bus"])
+    transfers: st.SearchStrategy[Transfers] = st.sampled_from(("serial", "shared"))
+    drawn = st.builds(Link, times(), bandwidths, times(), times(), wires, transfers)
+    return st.just(Link()) | drawn
 
 
 @cache
@@ -92,6 +110,39 @@ def clusters(workers: int, *, placed: bool = True) -> st.SearchStrategy[Cluster]
     several = st.tuples(*(devices() for _ in range(many)))
     numbers = st.tuples(*(st.integers(0, many - 1) for _ in range(workers)))
     return private | st.builds(Cluster, several, numbers, links())
+
+
+@st.composite
+def disturbances(
+    draw: st.DrawFn, cluster: Cluster, workers: int, *, losses: bool = False
+) -> Cluster:
+    """The cluster with slow workers and pauses, often none; with `losses` at least one of them."""
+    worker = st.integers(0, workers - 1)
+    factors = st.sampled_from([Fraction(3, 2), Fraction(1, 3), Fraction(2)])
+    lengths = times().filter(bool)
+    slow, paused, lost = (
+        st.builds(Straggler, worker, factors),
+        st.builds(Pause, worker, lengths, times())
+        | st.builds(Pause, worker, lengths, mean_s=lengths),
+        st.builds(Loss, worker, times()) | st.builds(Loss, worker, mean_s=lengths),
+    )
+    return replace(
+        cluster,
+        stragglers=draw(_few(slow)),
+        pauses=draw(_few(paused)),
+        losses=draw(_few(lost, 1)) if losses else (),
+    )
+
+
+def _few(of: st.SearchStrategy[Any], least: int = 0) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(of, min_size=least, max_size=2).map(tuple)
+
+
+@cache
+def variations() -> st.SearchStrategy[Variations | None]:
+    """Random durations of all kinds of operation, of some, or of none."""
+    texts = ["lognormal:0.3", "exponential", "gamma:0.5,update=exponential", "forward=exponential"]
+    return st.none() | st.sampled_from(texts).map(read_variations)
 
 
 @cache
@@ -126,7 +177,10 @@ def _values(option: Option, most: int) -> st.SearchStrategy[Any]:
 def schedules(
     draw: st.DrawFn, *names: str, most_blocks: int = 4, most_batches: int = 10
 ) -> Schedule:
-    """Schedules of these names, or of all that are registered, with any options."""
+    """Schedules of these names, or of all that are registered, with any options.
+
+    Names are those that `simcore.schedules.find` knows, functions of files among them.
+    """
     name = draw(st.sampled_from(names or tuple(SCHEDULES)))
     drawn = draw(options(name, most_blocks=most_blocks, most_batches=most_batches))
     try:
@@ -142,18 +196,24 @@ class Simulation:
     schedule: Schedule
     blocks: Workload
     cluster: Cluster
-    jitter: float = 0.0
+    variation: Variations | None = None
     seed: int = 0
+
+    @property
+    def random(self) -> bool:
+        """Whether durations are random."""
+        return self.variation is not None and self.variation.random
 
     def run(self) -> Trace:
         """Simulate."""
         return simulate(
-            self.schedule, self.blocks, self.cluster, jitter=self.jitter, seed=self.seed
+            self.schedule, self.blocks, self.cluster, variation=self.variation, seed=self.seed
         )
 
     def __repr__(self) -> str:
         schedule = f"build({self.schedule.name!r}, **{self.schedule.options})"
-        parts = schedule, self.blocks, self.cluster, self.jitter, self.seed
+        variation = f"{self.variation}" if self.variation else None
+        parts = schedule, self.blocks, self.cluster, variation, self.seed
         return f"Simulation({', '.join(str(part) for part in parts)})"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -168,16 +228,18 @@ def simulations(
     *,
     placed: bool = True,
     random: bool = True,
+    losses: bool = False,
 ) -> Simulation:
     """Simulations of schedules, on any workload and cluster.
 
-    Without `placed` each worker has a device of its own; without `random` durations are fixed.
+    Without `placed` each worker has a device of its own. Without `random` everything takes the time
+    that the workload says: no random durations, no slow workers, no pauses. With `losses` workers
+    are lost, so that the trace is not of a whole run.
     """
     schedule = draw(schedules() if of is None else of)
-    return Simulation(
-        schedule,
-        draw(workloads(schedule.blocks)),
-        draw(clusters(len(schedule.workers), placed=placed)),
-        draw(st.sampled_from([0.0, 0.0, 0.3])) if random else 0.0,
-        draw(st.integers(0, 3)),
-    )
+    workers = len(schedule.workers)
+    blocks, cluster = draw(workloads(schedule.blocks)), draw(clusters(workers, placed=placed))
+    if losses or (random and draw(st.booleans())):
+        cluster = draw(disturbances(cluster, workers, losses=losses))
+    variation = draw(variations()) if random else None
+    return Simulation(schedule, blocks, cluster, variation, draw(st.integers(0, 3)))

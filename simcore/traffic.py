@@ -1,19 +1,23 @@
-"""Traffic of each link, read from a trace: messages, bytes, and how busy the wire is."""
+"""Traffic of each link, read from a trace: messages, bytes, how many wait, how busy the wire is."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from simcore.cluster import Cluster
 from simcore.costs import message_bytes
 from simcore.holdings import has_sizes
+from simcore.messages import mean_messages, messages_of, most_messages
 from simcore.passes import rows_of
 from simcore.schedule import Schedule
 from simcore.trace import Trace
+from simcore.window import steady_window
 from simcore.workload import Workload
 
-__all__ = ["Traffic", "traffic_of"]
+__all__ = ["Traffic", "traffic_of", "traffic_values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,10 @@ class Traffic:
     whole run. `utilization` is the share of the makespan for which this traffic keeps its wire
     busy, dimensionless; None for a wire of infinite bandwidth. Of channels that share a wire each
     has its own part.
+
+    `most_messages` and `mean_messages` say how many messages of a channel are under way at once, on
+    the link or in a queue, at the peak and on average over the run; `steady_mean_messages` over the
+    steady window (see `simcore.window`), None without one. All three are None for groups.
     """
 
     link: str
@@ -31,6 +39,9 @@ class Traffic:
     bytes: float | None
     bytes_per_s: float | None
     utilization: float | None
+    most_messages: int | None = None
+    mean_messages: Fraction | None = None
+    steady_mean_messages: Fraction | None = None
 
 
 def traffic_of(
@@ -43,33 +54,60 @@ def traffic_of(
     group, each sends 2 (r - 1) messages of one r-th of the parameters, as a ring all-reduce does.
     """
     cluster = cluster or Cluster.private()
-    sent = np.bincount(trace.spans["block"][rows_of(trace, "send")], minlength=1).tolist()
-    loads = []
+    messages = messages_of(trace)
+    sent = np.bincount(messages.channel, minlength=len(schedule.channels)).tolist()
+    most, mean = most_messages(trace, messages), mean_messages(trace, messages)
+    window = steady_window(trace)
+    steady = None if window is None else mean_messages(trace, messages, window)
+    found = []
     for number, channel in enumerate(schedule.channels):
         if not channel.source and not schedule.is_local(channel):
-            messages = sent[number] if number < len(sent) else 0
-            size = messages * message_bytes(schedule, channel, workload)
-            loads.append((channel.name, messages, size, size))
+            size = sent[number] * message_bytes(schedule, channel, workload)
+            load = _load(channel.name, sent[number], size, size, trace, workload, cluster)
+            later = None if steady is None else steady[number]
+            queue = most[number], mean[number], later
+            found.append(Traffic(*load, *queue))
     for number, group in enumerate(schedule.groups):
         if group.blocks:
             members = sum(group in worker.joins for worker in schedule.workers)
-            averaged = _averaged_bytes(trace, number, workload)
-            messages = 2 * (members - 1) * members * averaged[0]
-            size = Fraction(2 * (members - 1) * averaged[1])
-            loads.append((group.name, messages, size, size / members))
-    seconds = (trace.end - trace.start) * trace.header.tick_s
-    found = []
-    for name, messages, size, on_one_wire in loads:
-        bandwidth = cluster.link_of(name).bytes_per_s
-        known, rate = None, None
-        if has_sizes(workload):
-            known = int(size) if size.denominator == 1 else float(size)
-            rate = float(size / seconds) if seconds else None
-        busy = None
-        if bandwidth is not None and seconds:
-            busy = float(on_one_wire / Fraction(bandwidth) / seconds)
-        found.append(Traffic(name, messages, known, rate, busy))
+            rounds, averaged = _averaged_bytes(trace, number, workload)
+            steps = 2 * (members - 1)
+            count, size = steps * members * rounds, Fraction(steps * averaged)
+            load = _load(group.name, count, size, size / members, trace, workload, cluster)
+            found.append(Traffic(*load))
     return tuple(found)
+
+
+def traffic_values(links: Sequence[Traffic]) -> list[dict[str, Any]]:
+    """Traffic as JSON values, one entry for each link, with the keys of `Traffic`."""
+    return [
+        {
+            key: float(value) if isinstance(value, Fraction) else value
+            for key, value in asdict(link).items()
+        }
+        for link in links
+    ]
+
+
+def _load(
+    link: str,
+    messages: int,
+    size: Fraction,
+    on_one_wire: Fraction,
+    trace: Trace,
+    workload: Workload,
+    cluster: Cluster,
+) -> tuple[str, int, float | None, float | None, float | None]:
+    """What is known of a link but its queue: the first fields of `Traffic`."""
+    seconds = (trace.end - trace.start) * trace.header.tick_s
+    bandwidth = cluster.link_of(link).bytes_per_s
+    known, rate, busy = None, None, None
+    if has_sizes(workload):
+        known = int(size) if size.denominator == 1 else float(size)
+        rate = float(size / seconds) if seconds else None
+    if bandwidth is not None and seconds:
+        busy = float(on_one_wire / Fraction(bandwidth) / seconds)
+    return link, messages, known, rate, busy
 
 
 def _averaged_bytes(trace: Trace, group: int, workload: Workload) -> tuple[int, int]:

@@ -29,6 +29,7 @@ from simcore.ops import (
     Update,
     kind_of,
 )
+from simcore.patience import Patience
 from simcore.rounds import Rounds
 from simcore.rules import Holdings, check_declared, shown
 from simcore.schedule import Schedule
@@ -121,6 +122,7 @@ class _Untimed:
         self.ended = [False] * len(schedule.workers)
         self.done: list[list[tuple[str, int, int]]] = [[] for _ in schedule.workers]
         self.used: set[type[Operation]] = set()
+        self.patience = Patience(schedule)
 
     @property
     def conclusive(self) -> bool:
@@ -143,11 +145,15 @@ class _Untimed:
 
     def run_at_random(self, generator: Random, every_batch: bool) -> None:
         """Run all programs; a worker at random goes on, for a few operations."""
-        order = list(range(len(self.programs)))
-        moved = True
-        while moved:
-            generator.shuffle(order)
-            moved = any(self.telling(worker, generator.randint(1, _AT_ONCE)) for worker in order)
+        able, stuck = list(range(len(self.programs))), []
+        while able:
+            at = generator.randrange(len(able))
+            able[at], able[-1] = able[-1], able[at]
+            if self.telling(able[-1], generator.randint(1, _AT_ONCE)):
+                able += stuck
+                stuck.clear()
+            else:
+                stuck.append(able.pop())
         self.check_end(every_batch)
 
     def telling(self, worker: int, most: int | None = None) -> bool:
@@ -178,6 +184,7 @@ class _Untimed:
                     return True
                 self.at[worker] = operation
                 check_declared(self.schedule.workers[worker], operation)
+                self.patience.note(worker, operation)
                 self.used.add(type(operation))
             if not self.perform(worker, operation):
                 return moved

@@ -3,8 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import typer
+
 from analysis.cli.costs import CostFlags, LinkFlags, refuse_unfit
-from analysis.cli.options import FLAGS, Json, Out, Schedule, Seed, flag, read_options, with_flags
+from analysis.cli.options import (
+    COMMON,
+    FLAGS,
+    Json,
+    Out,
+    Schedule,
+    Seed,
+    flag,
+    read_options,
+    with_flags,
+)
 from analysis.cli.output import Bar, console, folder, note, print_json, write_json
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
 from analysis.cli.values import MOST_SEED, number, one_of, whole
@@ -12,11 +24,22 @@ from simcore.errors import InputError
 from simcore.schedules import build, find
 
 if TYPE_CHECKING:
+    from simcore.cluster import Cluster
     from simcore.durations import Variations
     from simcore.schedule import Schedule as Built
     from simcore.trace import Trace
+    from simcore.workload import Workload
 
 __all__ = ["EXAMPLES", "NAME", "command"]
+
+Slack = Annotated[
+    bool,
+    typer.Option(
+        "--slack",
+        help="how much latency each link hides, too; simulates many times, without random times",
+        rich_help_panel=COMMON,
+    ),
+]
 
 NAME: Final = "simulate"
 EXAMPLES: Final = """\
@@ -34,6 +57,8 @@ _FILES: Final[tuple[str, ...]] = (
     "trace.perfetto.json",
     "timeline.png",
     "gaps.png",
+    "occupancy.png",
+    "memory.png",
     "summary.json",
     "schedule.csv",
 )
@@ -63,6 +88,7 @@ def command(
     engine: Annotated[str, flag("--engine", "|".join(_ENGINES), "the simulator")] = "simpy",
     memory_limit: MemoryLimit = "4GiB",
     seed: Seed = "0",
+    slack: Slack = False,
     json: Json = False,
     out: Out = None,
 ) -> None:
@@ -105,12 +131,22 @@ def command(
             progress=bar.told,
         )
     summary = summarize(trace, blocks, built, where, chosen)
+    if slack:
+        summary["slack"] = _slack(built, blocks, where)
     if path is not None:
-        _write(path, built, trace, summary)
+        _write(path, built, blocks, trace, summary)
     if json:
         print_json(summary)
     else:
         _show(trace, summary)
+
+
+def _slack(built: "Built", blocks: "Workload", where: "Cluster") -> dict[str, Any]:
+    from simcore.slack import slack_values
+
+    with Bar("finding slacks", log=True) as bar:
+        bar.stage("simulating with many latencies, without random times")
+        return slack_values(built, blocks, where)
 
 
 def _variation(text: str, jitter: str) -> "Variations":
@@ -122,8 +158,11 @@ def _variation(text: str, jitter: str) -> "Variations":
     return read_variations(text, "--variation")
 
 
-def _write(path: Path, built: "Built", trace: "Trace", summary: dict[str, Any]) -> None:
+def _write(
+    path: Path, built: "Built", blocks: "Workload", trace: "Trace", summary: dict[str, Any]
+) -> None:
     from analysis.plots import draw_gap_histograms, draw_timelines, save_png
+    from analysis.plots_memory import draw_memory, draw_occupancy
     from simcore.interop.tables import dump_csv
     from simcore.perfetto import dump_perfetto
     from simcore.trace_file import dump_trace
@@ -135,20 +174,22 @@ def _write(path: Path, built: "Built", trace: "Trace", summary: dict[str, Any]) 
         dump_perfetto(path / "trace.perfetto.json", trace)
         save_png(draw_timelines([(label, trace)]), path / "timeline.png")
         save_png(draw_gap_histograms([(label, trace)]), path / "gaps.png")
+        save_png(draw_occupancy(trace), path / "occupancy.png")
+        memory = draw_memory(trace, built, blocks)
+        if memory is not None:
+            save_png(memory, path / "memory.png")
         write_json(path / "summary.json", summary)
-        written = _FILES
+        left_out = set() if memory is not None else {"memory.png"}
         try:
             dump_csv(built, path / "schedule.csv")
         except InputError as error:
-            written = _FILES[:-1]
+            left_out.add("schedule.csv")
             note(f"no schedule.csv, a table of torch.distributed.pipelining: {error}")
-    note(f"wrote {', '.join(written)} to {path}")
+    written = ", ".join(name for name in _FILES if name not in left_out)
+    note(f"wrote {written} to {path}")
 
 
 def _show(trace: "Trace", summary: dict[str, Any]) -> None:
-    from analysis.cli.views import print_gaps, print_summary, print_timetable
+    from analysis.cli.simulation_view import print_simulation
 
-    screen = console()
-    print_summary(screen, summary)
-    print_gaps(screen, summary["gaps"])
-    print_timetable(screen, trace)
+    print_simulation(console(), summary, trace)

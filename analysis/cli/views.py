@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ __all__ = [
     "digits",
     "print_facts",
     "print_gaps",
-    "print_summary",
+    "print_table",
     "print_timetable",
     "seconds",
     "size",
@@ -33,8 +34,8 @@ def seconds(value: float | None) -> str:
     >>> seconds(0.0123), seconds(1050.0), seconds(5e4), seconds(None)
     ('12.3 ms', '1050 s', '13.9 h', 'unknown')
     """
-    if value is None:
-        return "unknown"
+    if not value:
+        return "unknown" if value is None else "0 s"
     for unit, length, least in (("h", 3600, 36000), ("s", 1, 1), ("ms", 1e-3, 1e-3)):
         if value >= least:
             return f"{digits(value / length)} {unit}"
@@ -82,64 +83,16 @@ def bars(histogram: Mapping[int, int]) -> str:
 def print_facts(
     screen: "Console", title: str, about: str, facts: Sequence[tuple[str, str]]
 ) -> None:
-    """A title, what it is about, and names with their values below each other."""
+    """A title, what it is about, and names with their values below each other, wrapped."""
     from rich.markup import escape
 
     width = max((len(name) for name, _ in facts), default=0)
     screen.print(f"[bold]{escape(title)}[/] {escape(about)}".rstrip())
+    room = max(20, screen.width - width - 4)
     for name, value in facts:
-        screen.print(f"  {name:{width}}  {value}", markup=False)
-
-
-def print_summary(screen: "Console", summary: Mapping[str, Any]) -> None:
-    """What a simulation found, without the gaps."""
-    options = ", ".join(f"{name} {value}" for name, value in _shown_options(summary).items())
-    facts = [
-        ("makespan", seconds(summary["makespan_s"])),
-        ("backpropagation alone", seconds(summary["sequential_s"])),
-        ("speedup", _times(summary["speedup"])),
-        ("steady state", _steady(summary)),
-        ("utilization", f"{summary['utilization']:.1%} of {workers(summary['workers'])}"),
-        ("most batches in flight", _in_flight(summary["peak_in_flight"])),
-    ]
-    if summary["peak_bytes"] is not None:
-        facts.append(("memory of a worker", f"at most {size(max(summary['peak_bytes']))}"))
-    if summary["growth_per_batch"] is not None:
-        growth = f"{summary['growth_per_batch']:.3g} of each batch taken stays in the queue"
-        facts.append(("growth without bound", growth))
-    if summary["tie_sensitive"]:
-        facts.append(("ties", "some gaps depend on the order of events at the same moment"))
-    for name, moment_s in summary.get("lost", {}).items():
-        facts.append((f"{name} was lost", f"after {seconds(moment_s)}"))
-    for name, operation in summary.get("waiting", {}).items():
-        facts.append((f"{name} waits", f"for ever, at {operation}"))
-    print_facts(screen, summary["schedule"], f"({options})", facts)
-
-
-def _shown_options(summary: Mapping[str, Any]) -> dict[str, object]:
-    from simcore.schedules import find
-
-    defaults = find(summary["schedule"]).defaults
-    sizes = ("modules", "layers", "batches")
-    return {
-        name.replace("_", " "): value
-        for name, value in summary["options"].items()
-        if name in sizes or value != defaults.get(name)
-    }
-
-
-def _steady(summary: Mapping[str, Any]) -> str:
-    if "lost" in summary:
-        return "none, for a worker was lost"
-    if summary["steady_batch_s"] is None:
-        more = "batches in flight grow" if summary["growth_per_batch"] else "give more --batches"
-        return f"none was reached ({more})"
-    batch = seconds(summary["steady_batch_s"])
-    return f"{batch} per batch, speedup {_times(summary['steady_speedup'])}"
-
-
-def _times(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.2f}x"
+        lines = wrap(value, room, break_long_words=False, break_on_hyphens=False)
+        for number, line in enumerate(lines or [""]):
+            screen.print(f"  {'' if number else name:{width}}  {line}", markup=False)
 
 
 def workers(count: int) -> str:
@@ -151,29 +104,48 @@ def workers(count: int) -> str:
     return f"{count} worker{'s' if count > 1 else ''}"
 
 
-def _in_flight(peaks: Sequence[int]) -> str:
-    shown = ", ".join(map(str, peaks[:_MOST_BLOCKS]))
-    more = ", ..." if len(peaks) > _MOST_BLOCKS else ""
-    return shown + more + (" (blocks 1, 2, ...)" if len(peaks) > 1 else "")
+def print_table(screen: "Console", headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of texts; all columns but the first are aligned to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    table: Table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    screen.print()
+    screen.print(table, soft_wrap=False)
 
 
-def print_gaps(screen: "Console", gaps: Sequence[Mapping[str, Any]], title: str = "gaps") -> None:
-    """A table with the gaps of each block, 1 next to the data, and a tiny histogram."""
+def print_gaps(
+    screen: "Console",
+    gaps: Sequence[Mapping[str, Any]],
+    beside: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """A table with the gaps of each block, 1 next to the data, and a tiny histogram.
+
+    `beside` are more columns by their headings, with a text for each block.
+    """
+    beside = beside or {}
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table: Table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("block", "mean gap", "min", "max"):
+    table: Table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in ("block", "mean gap", "min", "max", *beside):
         table.add_column(heading, justify="right")
     table.add_column("from min to max")
-    for gap in gaps[:_MOST_BLOCKS]:
+    for row, gap in enumerate(gaps[:_MOST_BLOCKS]):
         histogram = {int(value): count for value, count in gap["histogram"].items()}
         mean = "-" if gap["mean"] is None else f"{gap['mean']:.2f}"
         ends = ["-" if gap[end] is None else str(gap[end]) for end in ("min", "max")]
-        table.add_row(str(gap["block"]), mean, *ends, bars(histogram))
+        more = [column[row] for column in beside.values()]
+        table.add_row(str(gap["block"]), mean, *ends, *more, bars(histogram))
+    screen.print()
     screen.print(table, soft_wrap=False)
     if len(gaps) > _MOST_BLOCKS:
-        screen.print(f"  ... and {len(gaps) - _MOST_BLOCKS} more blocks; --json has them all\n")
+        screen.print(f"  ... and {len(gaps) - _MOST_BLOCKS} more blocks; --json has them all")
 
 
 def print_timetable(screen: "Console", trace: "Trace") -> None:
@@ -187,7 +159,7 @@ def print_timetable(screen: "Console", trace: "Trace") -> None:
     # Cells are two spaces apart and never empty; names have single spaces.
     rows = [re.split(" {2,}", line) for line in draw(trace).splitlines()]
     unit = seconds(float(header.tick_s))
-    screen.print(f"timetable: F2:5 is block 2 forward, batch 5; a column is {unit}")
+    screen.print(f"\ntimetable: F2:5 is block 2 forward, batch 5; a column is {unit}")
     names = max(len(row[0]) for row in rows)
     cells = max(len(cell) for row in rows for cell in row[1:]) + 1
     fitting = max(1, (screen.width - names - 1) // cells)

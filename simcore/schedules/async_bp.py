@@ -20,7 +20,7 @@ __all__ = ["async_bu", "async_lu"]
     gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil((beta (L-l+1) - (l-1)) / L))",
     memory="graphs of all batches in flight, the queue of losses included",
     blocks_option="layers",
-    compositions=("loaders",),
+    compositions=("recompute", "loaders"),
     rows=(2, 3),
 )
 def async_lu(
@@ -57,7 +57,6 @@ def async_lu(
 
     rules = WeightRules(weights, write, refresh, momentum)
     return _threads(
-        "async-lu",
         backward_pass,
         layers,
         batches,
@@ -76,7 +75,7 @@ def async_lu(
     gap="by the times; F = 1, B >= beta, U = 0: max(0, ceil(beta - (l-1) / L))",
     memory="graphs of all batches in flight, the queue of losses included",
     blocks_option="layers",
-    compositions=("loaders",),
+    compositions=("recompute", "loaders"),
     rows=(2, 3),
 )
 def async_bu(
@@ -111,7 +110,6 @@ def async_bu(
 
     rules = WeightRules(weights, write, refresh, momentum)
     return _threads(
-        "async-bu",
         backward_pass,
         layers,
         batches,
@@ -123,7 +121,6 @@ def async_bu(
 
 
 def _threads(
-    name: str,
     backward_pass: Callable[[int], Program],
     layers: int,
     batches: int,
@@ -148,18 +145,6 @@ def _threads(
             yield from backward_pass(batch)
 
     return Schedule(
-        name=name,
-        options={
-            "layers": layers,
-            "batches": batches,
-            "forward_threads": forward_threads,
-            "backward_threads": backward_threads,
-            "queue_capacity": queue_capacity,
-            "write": rules.write,
-            "refresh": rules.refresh,
-            "momentum": rules.momentum,
-            "weights": rules.policy,
-        },
         blocks=layers,
         batches=batches,
         workers=(

@@ -5,7 +5,7 @@ from math import ceil
 from simcore.ops import Group, Join, Program, TangentStep, Update
 from simcore.registry import register
 from simcore.schedule import Schedule, WeightRules
-from simcore.schedules.tangents import Directions, Keep, TangentChain, drawn_options
+from simcore.schedules.tangents import Directions, Keep, TangentChain
 from simcore.steps import steps
 
 __all__ = ["asyncfgd", "asyncfgd_recursive"]
@@ -76,13 +76,6 @@ def asyncfgd(
 
     rules = WeightRules(tangents=tangents, directions=directions, keep=keep, alpha=alpha)
     return Schedule(
-        name="asyncfgd",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "lockstep": lockstep,
-            **drawn_options(rules),
-        },
         blocks=modules,
         batches=batches,
         workers=chain.workers(module, (clock,) if lockstep else ()),
@@ -154,13 +147,6 @@ def asyncfgd_recursive(
         reduce="sum", tangents=tangents, directions=directions, keep=keep, alpha=alpha
     )
     return Schedule(
-        name="asyncfgd-recursive",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "time_steps": time_steps,
-            **drawn_options(rules),
-        },
         blocks=modules,
         batches=batches * time_steps,
         workers=chain.workers(module),

@@ -1,7 +1,5 @@
 """Backpropagation, the baseline with all lockings, and its data-parallel form."""
 
-from dataclasses import replace
-
 from simcore.ops import Backward, Forward, Program, Receive, Update, Worker
 from simcore.registry import register
 from simcore.replication import replicated
@@ -51,13 +49,6 @@ def bp(
                     yield Update(below + 1)
 
     return Schedule(
-        name="bp",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "accumulation": accumulation,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches,
         workers=(Worker("worker", worker, tuple(range(1, modules + 1)), receives=(data,)),),
@@ -93,6 +84,5 @@ def ddp(
     worker, replica 1  F1:0  F2:0  B2:0  B1:0  U1  U2
     worker, replica 2  F1:1  F2:1  B2:1  B1:1  U1  U2
     """
-    options = {"modules": modules, "batches": batches, "replicas": replicas, "weights": weights}
     copies = {"modules": modules, "batches": batches, "weights": weights}
-    return replace(replicated(bp, copies, replicas), name="ddp", options=options)
+    return replicated(bp, copies, replicas)

@@ -80,14 +80,6 @@ def interleaved_1f1b(
         return Worker(f"worker {k}", partial(worker, k), blocks, sends, receives)
 
     return Schedule(
-        name="interleaved-1f1b",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "micro_batches": micro_batches,
-            "chunks": chunks,
-            "weights": weights,
-        },
         blocks=modules * chunks,
         batches=batches * parts,
         workers=tuple(worker_of(k) for k in range(1, modules + 1)),
@@ -152,13 +144,6 @@ def zb_h1(
             yield Update(k)
 
     return Schedule(
-        name="zb-h1",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "micro_batches": micro_batches,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches * parts,
         workers=chain.workers(module),

@@ -53,8 +53,8 @@ def fdg(
 
     With free links a batch takes the largest (forward + backward + update) of all modules in
     steady state, however uneven they are. Latency is hardly hidden: with even modules of c seconds
-    a batch takes max(c, c - update / 2 + latency). A module sends its gradient after its update, but
-    for the last one, which updates at the start of its next iteration, after the communication.
+    a batch takes max(c, c - update / 2 + latency). Modules send their gradient after their update;
+    the last one, which updates at the start of its next iteration, sends it before.
 
     `lockstep` is the clock of the paper: at clock t module k takes the gradient of batch
     t - 2K + k + 1 and then batch t - k + 1 forward, and all modules wait for each other. Gaps stay.
@@ -84,14 +84,6 @@ def fdg(
         yield from _iterations(k, batches, 2 * (modules - k), *halves, k == modules, clocks)
 
     return Schedule(
-        name="fdg",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "shrink": shrink,
-            "lockstep": lockstep,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches,
         workers=chain.workers(module, clocks),
@@ -159,17 +151,6 @@ def adl(
         yield from _iterations(k, batches, 2 * (modules - k), *halves, forward_first, clocks)
 
     return Schedule(
-        name="adl",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "accumulation": accumulation,
-            "order": order,
-            "reduce": reduce,
-            "window": window,
-            "lockstep": lockstep,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches,
         workers=chain.workers(module, clocks),
@@ -251,13 +232,6 @@ def dsp(
         yield from _iterations(k, batches, lag, *halves, k == modules, clocks)
 
     return Schedule(
-        name="dsp",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "in_flight": in_flight,
-            "lockstep": lockstep,
-        },
         blocks=modules,
         batches=batches,
         workers=chain.workers(module, clocks),

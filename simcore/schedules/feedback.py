@@ -57,9 +57,8 @@ def fa(modules: int = 4, batches: int = 100) -> Schedule:
             0     1     2     3     4   5
     worker  F1:0  F2:0  B2:0  B1:0  U1  U2
     """
-    options = {"modules": modules, "batches": batches}
     rules = WeightRules(feedback="random")
-    return replace(bp(modules, batches), name="fa", options=options, weights=rules)
+    return replace(bp(modules, batches), weights=rules)
 
 
 @register(
@@ -70,7 +69,7 @@ def fa(modules: int = 4, batches: int = 100) -> Schedule:
     gap="0",
     memory="1 graph",
     extra_parameters=_MATRICES,
-    compositions=("loaders",),
+    compositions=("recompute", "replicas", "loaders"),
     rows=(7, -4),
 )
 def dfa(modules: int = 4, batches: int = 100) -> Schedule:
@@ -93,7 +92,7 @@ def dfa(modules: int = 4, batches: int = 100) -> Schedule:
     module 1  F1:0  .     B1:0  U1  F1:1  .     B1:1  U1
     module 2  .     F2:0  B2:0  U2  .     F2:1  B2:1  U2
     """
-    return _direct("dfa", modules, batches, "error")
+    return _direct(modules, batches, "error")
 
 
 @register(
@@ -104,7 +103,7 @@ def dfa(modules: int = 4, batches: int = 100) -> Schedule:
     gap="0",
     memory="1 graph",
     extra_parameters=_MATRICES,
-    compositions=("loaders",),
+    compositions=("recompute", "replicas", "loaders"),
     rows=(7, -4),
 )
 def sdfa(modules: int = 4, batches: int = 100) -> Schedule:
@@ -116,10 +115,10 @@ def sdfa(modules: int = 4, batches: int = 100) -> Schedule:
     module 1  F1:0  .     B1:0  U1
     module 2  .     F2:0  B2:0  U2
     """
-    return _direct("sdfa", modules, batches, "sign")
+    return _direct(modules, batches, "sign")
 
 
-def _direct(name: str, modules: int, batches: int, feedback: Literal["error", "sign"]) -> Schedule:
+def _direct(modules: int, batches: int, feedback: Literal["error", "sign"]) -> Schedule:
     activations = Chain.of(modules).activations
     error = (Item("error", modules),)
     errors = {k: Channel(f"errors[{k}]", error) for k in range(1, modules)}
@@ -155,8 +154,6 @@ def _direct(name: str, modules: int, batches: int, feedback: Literal["error", "s
     )
     above = tuple(errors.values())
     return Schedule(
-        name=name,
-        options={"modules": modules, "batches": batches},
         blocks=modules,
         batches=batches,
         workers=(
@@ -175,7 +172,7 @@ def _direct(name: str, modules: int, batches: int, feedback: Literal["error", "s
     gap="0",
     memory="1 graph; activations that queue before a slower module",
     extra_parameters=_MATRICES,
-    compositions=("replicas", "loaders"),
+    compositions=("recompute", "replicas", "loaders"),
     rows=(5, -2),
 )
 def drtp(modules: int = 4, batches: int = 100) -> Schedule:
@@ -212,8 +209,6 @@ def drtp(modules: int = 4, batches: int = 100) -> Schedule:
             yield Update(k)
 
     return Schedule(
-        name="drtp",
-        options={"modules": modules, "batches": batches},
         blocks=modules,
         batches=batches,
         workers=tuple(

@@ -11,14 +11,13 @@ tangent checkpoint) and `alpha` (scale of the directions below the classifier). 
 change with them.
 """
 
-from dataclasses import replace
 
 from simcore.ops import Program, Project, Receive, Tangent, Update, Worker
 from simcore.registry import register
 from simcore.replication import replicated
 from simcore.schedule import Schedule, WeightRules
 from simcore.schedules.chain import data_channel
-from simcore.schedules.tangents import Directions, Keep, TangentChain, drawn_options
+from simcore.schedules.tangents import Directions, Keep, TangentChain
 from simcore.steps import steps
 
 __all__ = ["fgd", "fgd_dp", "fgd_mp", "fgd_pipeline"]
@@ -65,8 +64,6 @@ def fgd(
 
     rules = WeightRules(tangents=tangents, directions=directions, keep=keep, alpha=alpha)
     return Schedule(
-        name="fgd",
-        options={"modules": modules, "batches": batches, **drawn_options(rules)},
         blocks=modules,
         batches=batches,
         workers=(Worker("worker", worker, tuple(range(1, modules + 1)), receives=(data,)),),
@@ -116,8 +113,7 @@ def fgd_dp(
         "keep": keep,
         "alpha": alpha,
     }
-    options = {**copies, "replicas": replicas}
-    return replace(replicated(fgd, copies, replicas), name="fgd-dp", options=options)
+    return replicated(fgd, copies, replicas)
 
 
 @register(
@@ -153,8 +149,7 @@ def fgd_mp(
     module 2  .     T2:0  U2  .     T2:1  U2
     """
     rules = WeightRules(tangents=tangents, directions=directions, keep=keep, alpha=alpha)
-    options = {"modules": modules, "batches": batches, **drawn_options(rules)}
-    return _flushing("fgd-mp", options, rules, modules, batches, 1)
+    return _flushing(rules, modules, batches, 1)
 
 
 @register(
@@ -192,24 +187,11 @@ def fgd_pipeline(
     module 2  .     T2:0  T2:1  U2  .     T2:2  T2:3  U2
     """
     rules = WeightRules(tangents=tangents, directions=directions, keep=keep, alpha=alpha)
-    options = {
-        "modules": modules,
-        "batches": batches,
-        "micro_batches": micro_batches,
-        **drawn_options(rules),
-    }
     parts = modules if micro_batches is None else micro_batches
-    return _flushing("fgd-pipeline", options, rules, modules, batches, parts)
+    return _flushing(rules, modules, batches, parts)
 
 
-def _flushing(
-    name: str,
-    options: dict[str, object],
-    rules: WeightRules,
-    modules: int,
-    batches: int,
-    parts: int,
-) -> Schedule:
+def _flushing(rules: WeightRules, modules: int, batches: int, parts: int) -> Schedule:
     """Modules that let all parts of a mini-batch through, and then learn."""
     chain = TangentChain.of(modules)
 
@@ -222,8 +204,6 @@ def _flushing(
             yield Update(k)
 
     return Schedule(
-        name=name,
-        options=options,
         blocks=modules,
         batches=batches * parts,
         workers=chain.workers(module),

@@ -31,7 +31,7 @@ __all__ = ["dgl", "dni"]
     gap="0",
     memory="1 graph; waiting activations",
     extra_parameters="a classifier on top of every module but the last",
-    compositions=("replicas", "loaders"),
+    compositions=("recompute", "replicas", "loaders"),
     rows=(5, -2),
 )
 def dgl(modules: int = 4, batches: int = 100) -> Schedule:
@@ -65,8 +65,6 @@ def dgl(modules: int = 4, batches: int = 100) -> Schedule:
             yield Update(k)
 
     return Schedule(
-        name="dgl",
-        options={"modules": modules, "batches": batches},
         blocks=modules,
         batches=batches,
         workers=tuple(
@@ -91,7 +89,7 @@ def dgl(modules: int = 4, batches: int = 100) -> Schedule:
     gap="0",
     memory="1 graph, 2 outputs to learn from",
     extra_parameters="a model of gradients on top of every module but the last",
-    compositions=("replicas", "loaders"),
+    compositions=("recompute", "replicas", "loaders"),
     rows=(8, -5),
 )
 def dni(modules: int = 4, batches: int = 100) -> Schedule:
@@ -137,8 +135,6 @@ def dni(modules: int = 4, batches: int = 100) -> Schedule:
                 yield Refine(k, batch)
 
     return Schedule(
-        name="dni",
-        options={"modules": modules, "batches": batches},
         blocks=modules,
         batches=batches,
         workers=tuple(

@@ -54,8 +54,6 @@ def ddg(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sche
                 yield Join(chorus)
 
     return Schedule(
-        name="ddg",
-        options={"modules": modules, "batches": batches, "weights": weights},
         blocks=modules,
         batches=batches,
         workers=chain.workers(module, (chorus,)),
@@ -110,8 +108,6 @@ def fr(modules: int = 4, batches: int = 100) -> Schedule:
                 yield Join(chorus)
 
     return Schedule(
-        name="fr",
-        options={"modules": modules, "batches": batches},
         blocks=modules,
         batches=batches,
         workers=chain.workers(module, (chorus,)),

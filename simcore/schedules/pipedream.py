@@ -55,13 +55,6 @@ def pipedream(
         yield from alternating(chain, k, own[k - 1], batches, per_update=1)
 
     return Schedule(
-        name="pipedream",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "in_flight": in_flight,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches,
         workers=chain.workers(module),
@@ -114,13 +107,6 @@ def async_1f1b(
                 yield from chain.forward_of(k, batch)
 
     return Schedule(
-        name="async-1f1b",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "in_flight": in_flight,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches,
         workers=chain.workers(module),
@@ -166,7 +152,7 @@ def pipedream_2bw(
         raise InputError(
             "micro_batches",
             parts,
-            f"must be at least the {modules} modules, or two versions of the weights are too few",
+            f"must be at least the {modules} modules, as the paper asks",
             "give more micro-batches or fewer modules",
         )
     own = windows(modules, None)
@@ -176,8 +162,6 @@ def pipedream_2bw(
         yield from alternating(chain, k, own[k - 1], batches * parts, per_update=parts)
 
     return Schedule(
-        name="pipedream-2bw",
-        options={"modules": modules, "batches": batches, "micro_batches": micro_batches},
         blocks=modules,
         batches=batches * parts,
         workers=chain.workers(module),

@@ -42,7 +42,7 @@ _GAP = "by the times; independent processes: mean (P-1) (1 - w / c), w of c seco
     gap=_GAP,
     memory="1 graph, in each process",
     blocks_option="layers",
-    compositions=("loaders",),
+    compositions=("recompute", "loaders"),
     rows=(2, 1),
 )
 def hogwild(
@@ -87,14 +87,6 @@ def hogwild(
             yield from _full_step(layers, batch)
 
     return Schedule(
-        name="hogwild",
-        options={
-            "layers": layers,
-            "batches": batches,
-            "processes": processes,
-            "write": write,
-            "momentum": momentum,
-        },
         blocks=layers,
         batches=batches,
         workers=tuple(
@@ -113,7 +105,7 @@ def hogwild(
     gap=f"{_GAP}; P of a replica",
     memory="1 graph, in each process; in each replica a copy of the weights while averaging",
     blocks_option="layers",
-    compositions=("loaders",),
+    compositions=("recompute", "loaders"),
     rows=(2, 3),
 )
 def lapsgd(
@@ -154,7 +146,7 @@ def lapsgd(
             yield from _full_step(layers, batch)
             yield Send(finished, batch)
 
-    return _averaged("lapsgd", process, layers, batches, replicas, processes, averaging)
+    return _averaged(process, layers, batches, replicas, processes, averaging)
 
 
 @register(
@@ -165,7 +157,7 @@ def lapsgd(
     gap="by the times",
     memory="1 graph, in each process; in each replica a copy of the weights while averaging",
     blocks_option="layers",
-    compositions=("loaders",),
+    compositions=("recompute", "loaders"),
     rows=(2, 3),
 )
 def lppsgd(
@@ -205,7 +197,7 @@ def lppsgd(
             yield Send(finished, batch)
             full = not full
 
-    schedule = _averaged("lppsgd", process, layers, batches, replicas, processes, averaging)
+    schedule = _averaged(process, layers, batches, replicas, processes, averaging)
     return replace(schedule, split_backward=True)
 
 
@@ -233,7 +225,6 @@ def _partial_step(lowest: int, highest: int, layers: int, batch: int) -> Program
 
 
 def _averaged(
-    name: str,
     process: Callable[[Channel, Channel, int], Program],
     layers: int,
     batches: int,
@@ -273,14 +264,6 @@ def _averaged(
         own = f"averager{suffix}"
         workers.append(Worker(own, average, every, (), (finished,), (group,), replica))
     return Schedule(
-        name=name,
-        options={
-            "layers": layers,
-            "batches": batches,
-            "replicas": replicas,
-            "processes": processes,
-            "averaging": averaging,
-        },
         blocks=layers,
         batches=batches,
         workers=tuple(workers),

@@ -41,8 +41,6 @@ def bp_mp(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sc
         yield from alternating(chain, k, window=1, batches=batches, per_update=1)
 
     return Schedule(
-        name="bp-mp",
-        options={"modules": modules, "batches": batches, "weights": weights},
         blocks=modules,
         batches=batches,
         workers=chain.workers(module),
@@ -97,13 +95,6 @@ def gpipe(
             yield from alternating(chain, k, window=parts, batches=parts, per_update=parts)
 
     return Schedule(
-        name="gpipe",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "micro_batches": micro_batches,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches * parts,
         workers=chain.workers(module),
@@ -154,14 +145,6 @@ def one_f_one_b(
             yield from alternating(chain, k, own[k - 1], batches=parts, per_update=parts)
 
     return Schedule(
-        name="1f1b",
-        options={
-            "modules": modules,
-            "batches": batches,
-            "micro_batches": micro_batches,
-            "in_flight": in_flight,
-            "weights": weights,
-        },
         blocks=modules,
         batches=batches * parts,
         workers=chain.workers(module),

@@ -1,4 +1,4 @@
-"""What the schedules of forward gradients share: their options, and a chain of modules."""
+"""What the schedules of forward gradients share: the types of their options, and a chain."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,9 @@ from functools import partial
 from typing import Literal
 
 from simcore.ops import Channel, Group, Item, Program, Project, Receive, Send, Tangent, Worker
-from simcore.schedule import WeightRules
 from simcore.schedules.chain import data_channel
 
-__all__ = ["Directions", "Keep", "TangentChain", "drawn_options"]
+__all__ = ["Directions", "Keep", "TangentChain"]
 
 Directions = Literal["gaussian", "rademacher"]
 Keep = Literal["tangent", "seed"]
@@ -68,8 +67,3 @@ class TangentChain:
             )
             for k in range(1, self.modules + 1)
         )
-
-
-def drawn_options(rules: WeightRules) -> dict[str, object]:
-    """The options that say how directions are drawn, scaled and kept."""
-    return {name: getattr(rules, name) for name in ("tangents", "directions", "keep", "alpha")}

@@ -180,7 +180,7 @@ OWN = """
 from simcore.schedule import Schedule
 
 def fixed(batches: int = 10, slack: int = 1):
-    return Schedule("fixed", {}, 1, batches, ())
+    return Schedule(1, batches, (), name="fixed")
 
 def odd(batches: int = 10, modules: int = 2):
     return "a schedule"

@@ -86,7 +86,7 @@ def test_help_says_which_schedules_have_an_option_and_its_default(gradlag: Gradl
     assert "mini-batches to train on, N (default 100)" in words
     assert "(default unbounded; async-lu, async-bu)" in words
     assert "(default stash; " in words
-    assert "; mixed for async-lu and " in words
+    assert "; mixed for async-1f1b and " in words
 
 
 def test_no_option_takes_more_than_a_few_lines_of_help() -> None:

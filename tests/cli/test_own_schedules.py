@@ -75,7 +75,7 @@ def fixed(batches: int = 10):
             yield Backward(1, batch)
             yield Update(1)
 
-    return Schedule("fixed", {}, 1, batches, (Worker("only", program, (1,), (), (data,)),))
+    return Schedule(1, batches, (Worker("only", program, (1,), (), (data,)),), name="fixed")
 
 def faulty(batches: int = 10, modules: int = 1):
     schedule = fixed(batches)
@@ -88,7 +88,7 @@ def stumbling(batches: int = 10):
         yield Receive(data)
         yield undefined
 
-    return Schedule("fixed", {}, 1, batches, (Worker("only", program, (1,), (), (data,)),))
+    return Schedule(1, batches, (Worker("only", program, (1,), (), (data,)),), name="fixed")
 
 def stuck(batches: int = 10):
     never = Channel("never", ())
@@ -97,7 +97,7 @@ def stuck(batches: int = 10):
         yield Receive(never)
 
     both = Worker("only", program, (), (never,), (never,))
-    return Schedule("stuck", {}, 1, batches, (both,))
+    return Schedule(1, batches, (both,), name="stuck")
 
 def without_default(batches):
     return fixed(batches)

@@ -1,6 +1,7 @@
 """`gradlag simulate`."""
 
 import json
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,6 +54,8 @@ FILES = {
     "trace.perfetto.json",
     "timeline.png",
     "gaps.png",
+    "occupancy.png",
+    "memory.png",
     "summary.json",
     "schedule.csv",
 }
@@ -120,12 +123,12 @@ def test_closed_form_of_async_bp(gradlag: Gradlag) -> None:
 
 def test_files(gradlag: Gradlag, tmp_path: Path) -> None:
     ran = gradlag("simulate", "adl", "--batches", 10, "--json", "--out", "a/b")
-    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == FILES - {"memory.png"}
     assert json.loads((tmp_path / "a/b/summary.json").read_text()) == ran.json
     assert load_trace(tmp_path / "a/b/trace.jsonl").header.options == ran.json["options"]
     events = json.loads((tmp_path / "a/b/trace.perfetto.json").read_text())
     assert events["traceEvents"]
-    for name in ("timeline.png", "gaps.png"):
+    for name in ("timeline.png", "gaps.png", "occupancy.png"):
         assert (tmp_path / "a" / "b" / name).read_bytes().startswith(b"\x89PNG")
     assert ran.err.splitlines() == [ran.err.strip()]
     assert "a/b" in ran.err
@@ -135,6 +138,73 @@ def workload(folder: Path) -> str:
     layers = tuple(Layer(f"l{n}", Fraction(n), Fraction(2 * n), saved_bytes=8) for n in (3, 1, 1))
     dump_workload(Workload("three", layers), folder / "three.json")
     return "three.json"
+
+
+def test_sizes_are_drawn_and_said(gradlag: Gradlag, tmp_path: Path) -> None:
+    options = ("--modules", 2, "--workload", workload(tmp_path), "--batches", 9)
+    ran = gradlag("simulate", "fdg", *options, "--out", "x")
+    assert {path.name for path in (tmp_path / "x").iterdir()} == FILES
+    assert (tmp_path / "x" / "memory.png").read_bytes().startswith(b"\x89PNG")
+    # Two layers' graphs of one batch, or one's of two.
+    assert "most memory             16 B in module 1: activations 16 B" in ran.out
+
+
+def table(out: str, heading: str) -> dict[str, list[str]]:
+    """The rows of a table by their first column; columns are two spaces apart."""
+    lines = out.partition(f"\n{heading} ")[2].partition("\n\n")[0].splitlines()[2:]
+    cells = [re.split(" {2,}", line.strip()) for line in lines]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_workers_and_their_time_are_read(gradlag: Gradlag) -> None:
+    out = gradlag("simulate", "fdg", "--modules", 2, "--batches", 20).out
+    # Each computes for 30 s of 31.5 s: the first then starves, the second begins late, ends early.
+    rows = table(out, "worker")
+    assert rows == {"module 1": ["95.2%", "4.8%", "0.0%"], "module 2": ["95.2%", "0.0%", "4.8%"]}
+
+
+def test_law_and_measurement_are_read_side_by_side(gradlag: Gradlag) -> None:
+    options = ("--forward-time", 4, "--backward-threads", 1, "--queue-capacity", 3)
+    out = gradlag("simulate", "async-lu", *options).out
+    rows = table(out, "F:B law")
+    assert rows["queue length"] == ["3", "3"]
+    assert rows["time of a batch"] == ["8 s", "8 s"]
+    assert rows["mean gap"][0] == "4, 4, 4, 3"
+    measured = [float(gap) for gap in rows["mean gap"][1].split(", ")]
+    assert measured == pytest.approx([4, 4, 4, 3], abs=0.05)  # the queue still fills
+    assert "backward threads: 2 keep pace, with 2 no batch waits" in out
+    assert "longest queue           losses: at most 3 messages" in out
+    growing = gradlag("simulate", "async-lu", *options[:4]).out
+    assert table(growing, "F:B law")["queue length"] == ["grows", "-"]
+    assert "F:B law" not in gradlag("simulate", "async-lu", "--link-latency", 1).out
+
+
+def test_ties_and_updates_are_read(gradlag: Gradlag) -> None:
+    out = " ".join(gradlag("simulate", "lapsgd").out.split())
+    assert re.search(r"same moment: the mean of block \d from 0\.50 to \d", out)
+    assert "not examined" in gradlag("simulate", "lapsgd", "--jitter", "0.1").out
+    out = " ".join(gradlag("simulate", "adl", "--accumulation", 4, "--update-time", 1).out.split())
+    assert "an update sees 4 batches" in out
+    assert re.search(r"x, \d\.\d\dx over backpropagation that updates as rarely", out)
+
+
+def test_what_is_read_fits_a_terminal(gradlag: Gradlag, tmp_path: Path) -> None:
+    sized = ("--workload", workload(tmp_path), "--link-latency", 1)
+    for words in (("fdg:modules=3", *sized), ("lapsgd",), ("async-bu", "--layers", 12), ("gpipe",)):
+        assert max(map(len, gradlag("simulate", *words).out.splitlines())) <= 80
+
+
+def test_slack(gradlag: Gradlag) -> None:
+    options = ("dsp", "--modules", 2, "--batches", 20, "--slack")
+    ran = gradlag("simulate", *options, "--json")
+    slack = ran.json["slack"]
+    assert [*ran.json] == [*KEYS, "slack"]
+    assert [link["channel"] for link in slack["links"]] == ["gradients[1]", "activations[2]"]
+    assert slack["in_flight"] == 2
+    assert "simulating with many latencies" in ran.err
+    out = gradlag("simulate", *options).out
+    assert "latency hidden" in out
+    assert "--in-flight 2" in out
 
 
 def test_layers_of_a_workload_become_blocks(gradlag: Gradlag, tmp_path: Path) -> None:
@@ -221,7 +291,8 @@ def test_a_table_of_torch_is_a_schedule(gradlag: Gradlag, tmp_path: Path) -> Non
 
 def test_what_depends_on_timing_has_no_table(gradlag: Gradlag, tmp_path: Path) -> None:
     ran = gradlag("simulate", "async-lu", "--batches", 5, "--json", "--out", "x")
-    assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - {"schedule.csv"}
+    left_out = {"schedule.csv", "memory.png"}
+    assert {path.name for path in (tmp_path / "x").iterdir()} == FILES - left_out
     assert "no schedule.csv" in ran.err
 
 

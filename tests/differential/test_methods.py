@@ -164,7 +164,7 @@ def late() -> Schedule:
             yield Update(1)
         yield Evaluate(1, (yield Receive(data)))
 
-    return Schedule("late", {}, 1, 300, (Worker("worker", program, (1,), (), (data,)),))
+    return Schedule(1, 300, (Worker("worker", program, (1,), (), (data,)),), name="late")
 
 
 def test_what_turns_out_late_ends_the_run() -> None:

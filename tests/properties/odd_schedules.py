@@ -59,7 +59,7 @@ def replayed(batches: int, rules: WeightRules) -> Schedule:
 
     downs = (Worker(f"down {n}", down, (1, 2), receives=(kept,)) for n in (1, 2))
     workers = (Worker("up", up, (1, 2), (kept,), (data,)), *downs)
-    return Schedule("replayed", {}, 2, batches, workers, rules)
+    return Schedule(2, batches, workers, rules, name="replayed")
 
 
 def split(batches: int) -> Schedule:
@@ -103,7 +103,7 @@ def split(batches: int) -> Schedule:
         Worker("first", first, (1,), (up,), (data, down)),
         Worker("last", last, (2,), (down,), (up,)),
     )
-    return Schedule("split", {}, 2, batches, workers, micro_batches=2, split_backward=True)
+    return Schedule(2, batches, workers, micro_batches=2, split_backward=True, name="split")
 
 
 def forward_gradient(batches: int, keep: str) -> Schedule:
@@ -140,7 +140,7 @@ def forward_gradient(batches: int, keep: str) -> Schedule:
         Worker("last", last, (2,), (scalars,), (up,)),
     )
     rules = WeightRules(tangents=2, keep="seed" if keep == "seed" else "tangent")
-    return Schedule("forward gradient", {}, 2, batches, workers, rules)
+    return Schedule(2, batches, workers, rules, name="forward gradient")
 
 
 def replicas(batches: int, momentum: str) -> Schedule:
@@ -163,7 +163,7 @@ def replicas(batches: int, momentum: str) -> Schedule:
         name = f"replica {number}"
         workers.append(Worker(name, program, (1, 2), (), (data,), (together,), number))
     rules = WeightRules(momentum="shared" if momentum == "shared" else "worker")
-    return Schedule("replicas", {}, 2, batches, tuple(workers), rules)
+    return Schedule(2, batches, tuple(workers), rules, name="replicas")
 
 
 def averaged(batches: int, rules: WeightRules) -> Schedule:
@@ -188,7 +188,7 @@ def averaged(batches: int, rules: WeightRules) -> Schedule:
         learns, averages = partial(learn, data), average
         workers.append(Worker(f"learns {number}", learns, (1,), (), (data,), (), number))
         workers.append(Worker(f"averages {number}", averages, (1,), (), (), (together,), number))
-    return Schedule("averaged", {}, 1, batches, tuple(workers), rules)
+    return Schedule(1, batches, tuple(workers), rules, name="averaged")
 
 
 def local(batches: int) -> Schedule:
@@ -216,7 +216,7 @@ def local(batches: int) -> Schedule:
         Worker("first", first, (1, 2), (up,), (data,)),
         Worker("last", last, (3,), (), (up,)),
     )
-    return Schedule("local", {}, 3, batches, workers)
+    return Schedule(3, batches, workers, name="local")
 
 
 ODD_SCHEDULES: Final[dict[str, Callable[[int], Schedule]]] = {

@@ -58,6 +58,16 @@ def test_pauses_delay_a_fixed_order_by_no_more_than_they_last(
     assert operations_of(paused) == operations_of(usual)
 
 
+def test_a_pause_of_one_who_shares_a_queue_can_cost_more_than_it_lasts() -> None:
+    # One batch, a second each way. While the first backward thread pauses for a second, the loss
+    # comes and goes to the other, which is ten times slower: the end is at 1 + 10 instead of 2.
+    schedule = build("async-lu", layers=1, batches=1)
+    slow = replace(Cluster.private(), stragglers=(Straggler(2, Fraction(10)),))
+    paused = replace(slow, pauses=(Pause(1, Fraction(1), at_s=Fraction(1, 2)),))
+    ends = [end_s(simulate(schedule, Workload.even(1, 1, 1), each)) for each in (slow, paused)]
+    assert ends == [2, 11]
+
+
 @given(simulations(schedules(*IN_FIXED_ORDER, *ADAPTIVE)), st.data())
 def test_a_paused_run_is_a_whole_run(simulation: Simulation, data: st.DataObject) -> None:
     found = data.draw(pauses(len(simulation.schedule.workers)))
@@ -110,3 +120,9 @@ def test_a_straggler_sets_the_pace_of_fdg(
     for worker in range(modules):
         ends = rows["end"][rows["worker"] == worker][15:25] * trace.header.tick_s
         assert set(ends[1:] - ends[:-1]) == {3 * factor}
+
+
+@given(simulations(losses=True))
+def test_what_a_loss_leaves_is_sound(simulation: Simulation) -> None:
+    trace = simulation.run()
+    check_trace(simulation.schedule, trace, partial="lost" in trace.header.about)

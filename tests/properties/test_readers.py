@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from simcore.occupancy import STATES, occupancy
 from simcore.passes import passes_of
 from simcore.staleness import PHASES, gap_summaries, gaps, gaps_by_phase, time_staleness
 from simcore.traffic import traffic_of
+from simcore.window import steady_window
 from tests.properties.by_hand import NAMES, drawn, few, passes_by_batch, rows
 
 every_schedule = pytest.mark.parametrize("name", NAMES)
@@ -74,6 +76,48 @@ def test_traffic_is_what_was_sent(name: str, data: st.DataObject) -> None:
         size = message_bytes(schedule, channel, simulation.blocks)
         assert link.bytes == link.messages * size
     assert [*found] == [group.name for group in schedule.groups if group.blocks]
+
+
+@every_schedule
+@few
+@given(st.data())
+def test_messages_under_way_by_hand(name: str, data: st.DataObject) -> None:
+    """Between any two neighbouring moments, count the messages that departed and did not land."""
+    simulation = drawn(data, name)
+    schedule, trace = simulation.schedule, simulation.run()
+    window = steady_window(trace)
+    received = {(row.block, row.batch): row.end for row in rows(schedule, trace, "receive")}
+    links = {
+        link.link: link
+        for link in traffic_of(trace, schedule, simulation.blocks, simulation.cluster)
+    }
+    for number, channel in enumerate(schedule.channels):
+        if channel.name not in links:
+            continue
+        link = links[channel.name]
+        lives = [
+            (row.end, received.get((number, row.batch), trace.end))
+            for row in rows(schedule, trace, "send")
+            if row.block == number
+        ]
+
+        def under_way(tick: Fraction, lives: list[tuple[int, int]] = lives) -> int:
+            return sum(since < tick < until for since, until in lives)
+
+        ticks = sorted({*trace.spans["end"].tolist(), *(window or ()), trace.start, trace.end})
+        pieces = [(a, b, under_way(Fraction(a + b, 2))) for a, b in pairwise(ticks)]
+        momentary = any(since == until for since, until in lives)
+        fewest = max([int(momentary), *(count for _, _, count in pieces)])
+        assert link.most_messages is not None
+        assert link.most_messages >= fewest
+        if not momentary:
+            assert link.most_messages == fewest
+        for (begin, end), mean in (
+            ((trace.start, trace.end), link.mean_messages),
+            (window or (0, 0), link.steady_mean_messages),
+        ):
+            held = sum((b - a) * count for a, b, count in pieces if begin <= a and b <= end)
+            assert mean == (Fraction(held, end - begin) if end > begin else None)
 
 
 # Staleness

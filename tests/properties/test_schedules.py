@@ -3,7 +3,7 @@
 The invariants are those of `simcore.invariants`, each drawn simulation is checked for all of them.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simcore.cluster import Cluster, Link
+from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.invariants import check_trace, operations_of
 from simcore.ops import Channel
@@ -38,7 +38,7 @@ def test_messages_take_their_time(name: str, data: st.DataObject) -> None:
     """A transfer waits for the one before it on the wire, then takes transmission and latency."""
     simulation = data.draw(simulations(schedules(name)))
     schedule, trace = simulation.schedule, simulation.run()
-    costs = Costs.of(schedule, simulation.blocks, simulation.cluster, simulation.jitter)
+    costs = Costs.of(schedule, simulation.blocks, simulation.cluster, simulation.random)
     assert costs.tick.seconds == trace.header.tick_s
     for number, channel in enumerate(schedule.channels):
         delays = costs.delays[number]
@@ -153,22 +153,26 @@ def scaled(simulation: Simulation, factor: int) -> Simulation:
     layers = tuple(
         replace(
             layer,
-            forward_s=layer.forward_s * factor,
-            backward_s=layer.backward_s * factor,
-            update_s=layer.update_s * factor,
+            **{
+                field.name: getattr(layer, field.name) * factor
+                for field in fields(layer)
+                if field.name.endswith("_s") and getattr(layer, field.name) is not None
+            },
         )
         for layer in simulation.blocks.layers
     )
+    load_s = simulation.blocks.load_s * factor
     link = simulation.cluster.link
-    slower = Link(
-        link.latency_s * factor,
-        None if link.bytes_per_s is None else link.bytes_per_s / factor,
-        link.send_s * factor,
-        link.receive_s * factor,
+    slower = replace(
+        link,
+        latency_s=link.latency_s * factor,
+        bytes_per_s=None if link.bytes_per_s is None else link.bytes_per_s / factor,
+        send_s=link.send_s * factor,
+        receive_s=link.receive_s * factor,
     )
     return replace(
         simulation,
-        blocks=replace(simulation.blocks, layers=layers),
+        blocks=replace(simulation.blocks, layers=layers, load_s=load_s),
         cluster=replace(simulation.cluster, link=slower),
     )
 

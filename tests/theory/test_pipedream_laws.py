@@ -122,7 +122,7 @@ def test_windows_that_grow_are_refused_and_would_deadlock(
 ) -> None:
     modules, chain = len(own), Chain.of(len(own))
     workers = chain.workers(lambda k: alternating(chain, k, own[k - 1], 8, 1))
-    unchecked = Schedule("by hand", {}, modules, 8, workers)
+    unchecked = Schedule(modules, 8, workers, name="by hand")
     if list(own) == sorted(own, reverse=True):
         validate(unchecked)
         for name in ("pipedream", "1f1b"):
@@ -231,8 +231,8 @@ def test_2bw_needs_as_many_micro_batches_as_modules() -> None:
     with pytest.raises(InputError) as caught:
         build("pipedream-2bw", modules=4, micro_batches=3)
     assert str(caught.value) == (
-        "micro_batches is 3: must be at least the 4 modules, or two versions of the weights are too"
-        " few; give more micro-batches or fewer modules"
+        "micro_batches is 3: must be at least the 4 modules, as the paper asks; "
+        "give more micro-batches or fewer modules"
     )
 
 

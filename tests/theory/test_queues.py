@@ -59,7 +59,7 @@ def stations_in_a_row(servers: Sequence[int], customers: int) -> Schedule:
             Worker(f"server {station + 1}.{n + 1}", server(station), (station + 1,), *ends)
             for n in range(count)
         ]
-    return Schedule("queue", {}, len(servers), customers, tuple(workers))
+    return Schedule(len(servers), customers, tuple(workers), name="queue")
 
 
 class Times(NamedTuple):

@@ -89,7 +89,7 @@ def line(servers: int, batches: int, capacity: int | None = None) -> Schedule:
 
     serving = (Worker(f"server {n}", server, (1,), (), (jobs,)) for n in range(1, servers + 1))
     return Schedule(
-        "line", {}, 1, batches, (Worker("loader", loader, (), (jobs,), (source,)), *serving)
+        1, batches, (Worker("loader", loader, (), (jobs,), (source,)), *serving), name="line"
     )
 
 
@@ -223,7 +223,7 @@ def together(programs: int) -> Schedule:
         Worker(f"worker {n}", program(n), (1,), (), (sources[n],), (group,))
         for n in range(programs)
     )
-    return Schedule("together", {}, 1, programs, tuple(workers))
+    return Schedule(1, programs, tuple(workers), name="together")
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_a_deadlock_is_one_although_a_worker_might_have_been_lost() -> None:
         Worker("ends", idle, (), (nothing,), ()),
         Worker("waits too", program, (), (nothing,), (nothing,)),
     )
-    schedule = Schedule("stuck", {}, 1, 1, workers)
+    schedule = Schedule(1, 1, workers, name="stuck")
     with pytest.raises(DeadlockError):
         simulate(schedule, layers((1, 0)), cluster(Loss(1, at_s=S(5))))
 
@@ -452,7 +452,7 @@ def two_pipes(bytes_each: int) -> tuple[Schedule, Workload]:
         Worker(f"sender {n}", sender(n), (1,), (pipes[n], sink), (sources[n],)) for n in range(2)
     ]
     workers += [Worker(f"receiver {n}", receiver(n), (2,), (), (pipes[n],)) for n in range(2)]
-    return Schedule("pipes", {}, 2, 2, tuple(workers)), layers(
+    return Schedule(2, 2, tuple(workers), name="pipes"), layers(
         (1, 0), (0, 0), output_bytes=bytes_each
     )
 

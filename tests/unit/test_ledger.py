@@ -5,6 +5,7 @@ from simcore.ledger import Applied, Ledger, Update
 from simcore.ops import (
     Backward,
     BackwardInput,
+    BackwardThrough,
     BackwardWeight,
     Evaluate,
     Forward,
@@ -69,6 +70,17 @@ def test_a_replay_reads_the_weights_again_unless_they_are_stashed(policy: str, a
     assert ledger.begin(0, Backward(1, 0)) == again
     ledger.end(0, Backward(1, 0))
     assert ledger.update(0, 1).gradients == (Applied(1, 0, 0, again, again),)
+
+
+def test_a_gradient_that_goes_through_is_not_for_an_update() -> None:
+    ledger = Ledger(1, WeightRules(policy="mixed"))
+    ledger.begin(0, Forward(1, 0))
+    ledger.update(0, 1)
+    assert ledger.begin(0, BackwardThrough(1, 0)) == 1
+    ledger.end(0, BackwardThrough(1, 0))
+    assert ledger.pending(0, 1) == 0
+    with pytest.raises(KeyError):  # forgotten
+        ledger.begin(0, BackwardWeight(1, 0))
 
 
 def test_halves_of_a_backward_pass_share_a_version_and_the_second_makes_it_pending() -> None:

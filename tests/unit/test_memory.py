@@ -53,7 +53,7 @@ def two_workers(rules: WeightRules | None = None, micro_batches: int = 1) -> Sch
         Worker("b", nothing, (1,), (), (SHARED,)),
     )
     rules = rules or WeightRules(policy="mixed")
-    return Schedule("made", {}, 1, 9, workers, rules, micro_batches=micro_batches)
+    return Schedule(1, 9, workers, rules, micro_batches=micro_batches, name="made")
 
 
 def made(*spans: tuple[int, int, int, str, int, int, int]) -> Trace:

@@ -258,7 +258,7 @@ def test_work_that_no_table_knows_is_named() -> None:
 
     data = data_channel()
     worker = Worker("alone", program, (1,), receives=(data,))
-    schedule = Schedule("recomputing", {}, 1, 1, (worker,))
+    schedule = Schedule(1, 1, (worker,), name="recomputing")
     with pytest.raises(InputError, match="is 'doing replay': must do no more than passes and"):
         csv_of_schedule(schedule)
 
@@ -293,7 +293,7 @@ def test_messages_that_no_table_knows_are_named() -> None:
         Worker("last", last, (2,), (back,), (ways[1],)),
     )
     with pytest.raises(InputError, match="is 'sending by to the relay': must have messages betwee"):
-        csv_of_schedule(Schedule("relayed", {}, 2, 1, workers))
+        csv_of_schedule(Schedule(2, 1, workers), name="relayed")
 
 
 def test_a_dumped_table_is_what_torch_reads(tmp_path: Path) -> None:

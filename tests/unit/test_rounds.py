@@ -48,7 +48,7 @@ def of(*programs: Callable[[Wait], Program], groups: tuple[Group, ...] = (MEAN,)
         workers.append(
             Worker(f"{number}", partial(program, wait), (1, 2), (), (data,), groups, number)
         )
-    return Schedule("own", {}, 2, 20, tuple(workers))
+    return Schedule(2, 20, tuple(workers), name="own")
 
 
 def seconds(data: Channel, count: int) -> Program:
@@ -245,7 +245,7 @@ def test_a_member_that_never_arrives_is_named_by_who_waits() -> None:
     one, other = schedule.workers
     own = Worker(one.name, one.program, one.blocks, (), (*one.receives, done), (MEAN,))
     sends = Worker(other.name, other.program, (2,), (done,), other.receives, (MEAN,), 1)
-    schedule = Schedule("own", {}, 2, 20, (own, sends))
+    schedule = Schedule(2, 20, (own, sends), name="own")
     for interpreter in (lambda: run(schedule), lambda: validate(schedule)):
         with pytest.raises(DeadlockError, match="deadlock in own: 0, 1 wait for") as caught:
             interpreter()

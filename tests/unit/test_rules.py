@@ -13,6 +13,7 @@ from simcore.ops import (
     Backward,
     BackwardInput,
     BackwardStop,
+    BackwardThrough,
     BackwardWeight,
     Channel,
     Estimate,
@@ -175,6 +176,17 @@ def test_snapshots_are_merged_one_by_one() -> None:
     holdings.compute(Snapshot(1))
     with pytest.raises(IllegalOperationError, match="no round has averaged the snapshot"):
         holdings.compute(Merge(1))
+
+
+def test_a_gradient_goes_through_a_block_that_stays() -> None:
+    holdings = Holdings("worker", blocks=2)
+    holdings.give((Item("activation", 0),), 0, Receive(DATA))
+    for step in (Forward(1, 0), Forward(2, 0), BackwardThrough(2, 0), BackwardStop(1, 0)):
+        holdings.compute(step)
+    with pytest.raises(IllegalOperationError, match="no gradient of this block"):
+        holdings.compute(Update(2))
+    holdings.compute(Update(1))
+    holdings.end()
 
 
 def test_what_one_block_makes_the_next_one_takes() -> None:

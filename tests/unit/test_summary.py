@@ -40,6 +40,7 @@ KEYS = [
     "fresh_fraction",
     "lost_updates",
     "sojourn",
+    "law",
     "peak_in_flight",
     "peak_bytes",
     "memory",
@@ -71,10 +72,11 @@ def gap(block: int, mean: float, **histogram: int) -> dict[str, Any]:
     }
 
 
-def link(name: str) -> dict[str, Any]:
-    """Twenty messages of unknown size."""
+def link(name: str, *queue: float) -> dict[str, Any]:
+    """Twenty messages of unknown size, and how many are under way."""
     rest = dict.fromkeys(("bytes", "bytes_per_s", "utilization"))
-    return {"link": name, "messages": 20, **rest}
+    keys = ("most_messages", "mean_messages", "steady_mean_messages")
+    return {"link": name, "messages": 20, **rest, **dict(zip(keys, queue, strict=True))}
 
 
 def worker(name: str, **states: float) -> dict[str, Any]:
@@ -143,10 +145,12 @@ def test_all_of_a_small_simulation() -> None:
         "lost_updates": [0, 0],
         # Two steps of 1.5 s in the first module, one in the last; alone, no batch is any faster.
         "sojourn": [law(1, sojourn_s=3.0, gap=1), law(2, sojourn_s=1.5, gap=0)],
+        "law": None,
         "peak_in_flight": [2, 1],
         "peak_bytes": None,
         "memory": None,
-        "traffic": [link("gradients[1]"), link("activations[2]")],
+        # Nothing waits but the second batch, for 1 s, as the first module has two at the start.
+        "traffic": [link("gradients[1]", 1, 0, 0), link("activations[2]", 1, 1 / 31.5, 0)],
         "occupancy": [
             worker("module 1", computing_s=30.0, starved_s=1.5),
             worker("module 2", computing_s=30.0, early_s=0.5, done_s=1.0),

@@ -263,7 +263,7 @@ class _Simulation:
             finished = self.rounds.join(worker, group, block)
             if finished is None:
                 return None
-            running.reached = min(max(running.reached, finished.began), self.now)
+            running.reached = max(running.reached, finished.began)
             running.holdings.join(block, others=bool(finished.contributors - {worker}))
             running.answer = bool(finished.contributors)
         return 0

@@ -145,7 +145,7 @@ class _Untimed:
 
     def run_at_random(self, generator: Random, every_batch: bool) -> None:
         """Run all programs; a worker at random goes on, for a few operations."""
-        able, stuck = list(range(len(self.programs))), []
+        able, stuck = list(range(len(self.programs))), list[int]()
         while able:
             at = generator.randrange(len(able))
             able[at], able[-1] = able[-1], able[at]

@@ -111,6 +111,8 @@ def test_every_schedule_is_legal_in_any_order(schedule: Schedule, random: Any) -
         assert first.operations == second.operations
     if schedule.name == "lppsgd":  # the times decide which process trains which part
         return
+    if schedule.name == "lppsgd":  # where times decide who trains a part on which batch
+        return
     for verdict in (first, second):
         done = sorted(op for worker in verdict.operations for op in worker)
         assert done == sorted(op for worker in first.operations for op in worker)

@@ -18,6 +18,7 @@ from analysis.plots_style import png_bytes
 from analysis.report_html import Html, breakable, definitions, element, page, picture
 from analysis.report_texts import GUIDE, INTRODUCTION, bounds_section, in_short, results
 from simcore.files import write_whole
+from simcore.schedules import find
 from simcore.trace import Trace
 
 if TYPE_CHECKING:
@@ -178,11 +179,12 @@ def _overview(
 
 def _schedule(run: Run, comparison: Comparison, name: str, album: _Album) -> Html:
     row = next((row for row in comparison.rows if row.label == run.label), None)
-    options = run.predicted.header.options
-    shown = ", ".join(f"{key}={value}" for key, value in options.items() if value is not None)
+    header = run.predicted.header
+    options = find(header.schedule).shown(header.options)
+    shown = ", ".join(f"{key}={value}" for key, value in options.items())
     parts = [
         element("h3", breakable(run.label), id=f"of-{name}"),
-        element("p", f"{run.predicted.header.schedule}: {shown}", class_="muted"),
+        element("p", f"{header.schedule}: {shown}", class_="muted"),
         *(element("p", note) for note in (row.notes if row is not None else ())),
         album.add(
             draw_timelines(run.traces),

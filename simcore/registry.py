@@ -60,6 +60,15 @@ class Entry:
         assert isinstance(chunks, int)
         return blocks * chunks
 
+    def shown(self, options: Mapping[str, object]) -> dict[str, object]:
+        """The options that are worth saying: how large it is, and what is not as by default."""
+        sizes = (self.blocks_option, "batches")
+        return {
+            name: value
+            for name, value in options.items()
+            if name in sizes or value != self.defaults.get(name)
+        }
+
 
 SCHEDULES: Final[dict[str, Entry]] = {}
 

@@ -41,13 +41,8 @@ def print_simulation(screen: "Console", summary: Mapping[str, Any], trace: "Trac
 def _shown_options(summary: Mapping[str, Any]) -> dict[str, object]:
     from simcore.schedules import find
 
-    defaults = find(summary["schedule"]).defaults
-    sizes = ("modules", "layers", "batches")
-    return {
-        name.replace("_", " "): value
-        for name, value in summary["options"].items()
-        if name in sizes or value != defaults.get(name)
-    }
+    shown = find(summary["schedule"]).shown(summary["options"])
+    return {name.replace("_", " "): value for name, value in shown.items()}
 
 
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ tangent checkpoint) and `alpha` (scale of the directions below the classifier). 
 change with them.
 """
 
-
 from simcore.ops import Program, Project, Receive, Tangent, Update, Worker
 from simcore.registry import register
 from simcore.replication import replicated

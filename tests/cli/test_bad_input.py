@@ -41,7 +41,6 @@ SIMULATE = [
     ("fdg --replicas 101", "--replicas is 101", "number of batches"),
     ("gpipe --replicas 0", "--replicas is 0", "at least 1"),
     ("fdg --recompute yes", "--recompute is 'yes'", "true or false"),
-    ("fdg --recompute true --weights mixed", "--recompute is 'true'", "--weights stash"),
     ("fdg --alpha 1", "--alpha is '1'", "not an option of fdg"),
     ("gpipe --micro-batches 0", "--micro-batches is 0", "at least 1"),
     ("own.py:absent", "schedule is 'own.py:absent'", "the file has fixed, odd"),
@@ -177,10 +176,11 @@ OTHERS = [
     ("compare fdg --out file", "--out is 'file'", "it is a file"),
 ]
 OWN = """
+from simcore.ops import Worker
 from simcore.schedule import Schedule
 
 def fixed(batches: int = 10, slack: int = 1):
-    return Schedule(1, batches, (), name="fixed")
+    return Schedule(1, batches, (Worker("idle", lambda: iter(()), ()),))
 
 def odd(batches: int = 10, modules: int = 2):
     return "a schedule"

@@ -111,8 +111,8 @@ def test_arrows_lead_from_what_was_computed_to_what_used_it() -> None:
     assert sorted(arrows(fdg(batches=2))) == [
         ("activations[2]", "F1 batch 0", "F2 batch 0"),
         ("activations[2]", "F1 batch 1", "F2 batch 1"),
-        ("gradients[1]", "U2", "B1 batch 0"),
-        ("gradients[1]", "U2", "B1 batch 1"),
+        ("gradients[1]", "B2 batch 0", "B1 batch 0"),
+        ("gradients[1]", "B2 batch 1", "B1 batch 1"),
         ("gradients[2]", "F2 batch 0", "B2 batch 0"),
         ("gradients[2]", "F2 batch 1", "B2 batch 1"),
     ]
@@ -163,7 +163,10 @@ def test_slices_never_overlap_and_arrows_never_go_back(
         assert all(before[1] <= after[0] + 1e-9 for before, after in pairwise(own))
     ends = {event["id"]: event for event in events(trace, phase="f", bp="e")}
     begins = events(trace, phase="s")
-    assert len(begins) == len(ends) == int((trace.spans["kind"] == KIND["send"]).sum())
+    sends = int((trace.spans["kind"] == KIND["send"]).sum())
+    assert len(begins) == len(ends) <= sends
+    # Elsewhere a message may be followed by nothing that takes time, and then has no arrow.
+    assert len(begins) == sends or name not in ("fdg", "adl", "gpipe", "pipedream", "async-lu")
     for begin in begins:
         assert begin["ts"] < ends[begin["id"]]["ts"]
         assert (begin["name"], begin["cat"]) == tuple(ends[begin["id"]][k] for k in ("name", "cat"))

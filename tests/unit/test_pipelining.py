@@ -293,7 +293,7 @@ def test_messages_that_no_table_knows_are_named() -> None:
         Worker("last", last, (2,), (back,), (ways[1],)),
     )
     with pytest.raises(InputError, match="is 'sending by to the relay': must have messages betwee"):
-        csv_of_schedule(Schedule(2, 1, workers), name="relayed")
+        csv_of_schedule(Schedule(2, 1, workers, name="relayed"))
 
 
 def test_a_dumped_table_is_what_torch_reads(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ class _Simulation:
         if running.reached < 0:
             running.reached = self.now
             if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, group, block):
-                contributes = running.holdings.contributes(block)
+                contributes = running.holdings.arrive(operation)
                 self.rounds.arrive(worker, group, block, contributes, self.now)
         if isinstance(operation, Join):
             finished = self.rounds.join(worker, group, block)

@@ -246,7 +246,7 @@ class Holdings:
     """What one worker holds. Every method raises `IllegalOperationError` when a rule is broken.
 
     `joined` are the blocks whose gradients others have contributed to since the last update;
-    `snapshots` say of each block with a snapshot whether a round has made it a mean.
+    `contributed` those that it has contributed to a round and not yet joined; `snapshots` say of each block with a snapshot whether a round has made it a mean.
     """
 
     worker: str
@@ -254,12 +254,16 @@ class Holdings:
     items: set[tuple[ItemKind, int, int]] = field(default_factory=set)
     pending: dict[int, list[int]] = field(default_factory=dict)
     joined: set[int] = field(default_factory=set)
+    contributed: set[int] = field(default_factory=set)
     snapshots: dict[int, bool] = field(default_factory=dict)
 
     def compute(self, operation: Pass | Update | Snapshot | Merge | Load) -> None:
         """Take what the computation needs and add what it makes."""
         match operation:
             case Update(block):
+                if block in self.contributed and block not in self.snapshots:
+                    reason = "its gradients are in a round that has not been joined"
+                    raise self._illegal(operation, reason)
                 own = self.pending.pop(block, None)
                 if not own and block not in self.joined:
                     reason = "no gradient of this block has been computed since"
@@ -284,12 +288,18 @@ class Holdings:
         if not isinstance(operation, Load) and RULES[type(operation)].pending:
             self.pending.setdefault(operation.block, []).append(operation.batch)
 
-    def contributes(self, block: int) -> bool:
-        """Whether there is something of the block that a round could average."""
-        return block in self.pending or block in self.snapshots
+    def arrive(self, operation: Arrive | Join) -> bool:
+        """Contribute what there is of the block to a round; whether there is something."""
+        block = operation.block
+        if block in self.contributed:
+            raise self._illegal(operation, "the last round of this block has not been joined")
+        if block in self.pending or block in self.snapshots:
+            self.contributed.add(block)
+        return block in self.contributed
 
     def join(self, block: int, others: bool) -> None:
         """Take the result of a round to which `others` contributed, or only this worker."""
+        self.contributed.discard(block)
         if block in self.snapshots:
             self.snapshots[block] = True
         elif others:

@@ -236,7 +236,7 @@ class _Untimed:
         """Arrive for a round, once; whether the worker can go on."""
         group, block = operation.group, operation.block
         if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, group, block):
-            contributes = self.holdings[worker].contributes(block)
+            contributes = self.holdings[worker].arrive(operation)
             self.rounds.arrive(worker, group, block, contributes, 0)
         if isinstance(operation, Arrive):
             return True

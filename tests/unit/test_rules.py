@@ -21,6 +21,7 @@ from simcore.ops import (
     Feedback,
     Forward,
     ForwardError,
+    Group,
     Item,
     Join,
     Load,
@@ -169,7 +170,7 @@ def test_snapshots_are_merged_one_by_one() -> None:
         holdings.compute(Snapshot(1))
     with pytest.raises(IllegalOperationError, match="ended with a snapshot of block 1"):
         holdings.end()
-    assert holdings.contributes(1)
+    assert holdings.arrive(Join(Group("replicas", (1,)), 1))
     holdings.join(1, others=True)
     holdings.compute(Merge(1))
     holdings.end()
@@ -185,6 +186,23 @@ def test_a_gradient_goes_through_a_block_that_stays() -> None:
         holdings.compute(step)
     with pytest.raises(IllegalOperationError, match="no gradient of this block"):
         holdings.compute(Update(2))
+    holdings.compute(Update(1))
+    holdings.end()
+
+
+def test_gradients_in_a_round_are_not_touched_before_it_is_joined() -> None:
+    group = Group("replicas", (1,))
+    holdings = Holdings("replica", blocks=1)
+    holdings.give((Item("activation", 0),), 7, Receive(DATA))
+    holdings.compute(Forward(1, 7))
+    assert not holdings.arrive(Arrive(group, 1))  # there is nothing yet to contribute
+    holdings.compute(Backward(1, 7))
+    assert holdings.arrive(Arrive(group, 1))
+    with pytest.raises(IllegalOperationError, match="in a round that has not been joined"):
+        holdings.compute(Update(1))
+    with pytest.raises(IllegalOperationError, match="the last round of this block has not been"):
+        holdings.arrive(Arrive(group, 1))
+    holdings.join(1, others=True)
     holdings.compute(Update(1))
     holdings.end()
 

@@ -246,7 +246,8 @@ class Holdings:
     """What one worker holds. Every method raises `IllegalOperationError` when a rule is broken.
 
     `joined` are the blocks whose gradients others have contributed to since the last update;
-    `contributed` those that it has contributed to a round and not yet joined; `snapshots` say of each block with a snapshot whether a round has made it a mean.
+    `contributed` those that it has contributed to a round and not yet joined; `snapshots` say of
+    each block with a snapshot whether a round has made it a mean.
     """
 
     worker: str

@@ -37,6 +37,7 @@ class Row:
     """A schedule, predicted and measured.
 
     * `label`: unlike that of any other row. `schedule`, `options`: what builds the schedule.
+    * `samples_per_update`: the samples that one update of each weight sees.
     * `batch_s`: seconds per batch.
     * `speedup_one_thread`, `speedup_all_cores`: over plain backpropagation on one thread and on all
       cores, predicted over predicted and measured over measured, dimensionless.
@@ -50,6 +51,7 @@ class Row:
     options: Mapping[str, object] = field(default_factory=dict)
     workers: int = 1
     runtime: str = "threads"
+    samples_per_update: int | None = None
     batch_s: Pair = Pair()
     speedup_one_thread: Pair = Pair()
     speedup_all_cores: Pair = Pair()

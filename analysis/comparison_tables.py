@@ -24,6 +24,7 @@ __all__ = [
     "markdown",
     "number",
     "percent",
+    "samples",
     "signed_percent",
     "table",
     "times",
@@ -161,7 +162,10 @@ def _name(row: Row, notes: Sequence[str]) -> "Text":
     label = re.sub(r"(?<=\w)([,:])(?=\w)", r"\1 ", row.label)
     found = Text(label + marks(row, notes), style="bold")
     plural = "s" if row.workers > 1 else ""
-    return found.append(f"\n{row.workers} worker{plural}, {row.runtime}", style="not bold dim")
+    about = f"{row.workers} worker{plural}, {row.runtime}"
+    if row.samples_per_update is not None:
+        about += f", {row.samples_per_update} samples an update"
+    return found.append(f"\n{about}", style="not bold dim")
 
 
 def _two_line_headers(unit: str) -> tuple[str, ...]:
@@ -201,8 +205,8 @@ def markdown(comparison: Comparison) -> str:
     scale, unit = batch_unit(rows)
     notes = footnotes(rows)
     head = (
-        "schedule", "workers", f"{unit} per batch", "error", "speedup over one thread",
-        "over all cores", "mean gap", "largest gap", "final loss", "accuracy", "other programs",
+        "schedule", "workers", "samples per update", f"{unit} per batch", "error",
+        "speedup over one thread", "over all cores", "mean gap", "largest gap", "final loss", "accuracy", "other programs",
     )  # fmt: skip
     lines = [
         _escaped(", ".join(filter(None, (comparison.machine, comparison.date)))),
@@ -213,7 +217,7 @@ def markdown(comparison: Comparison) -> str:
     for row in rows:
         batch, (error, others), one, cores, mean, most, (final, share) = _two_line_cells(row, scale)
         cells = (
-            row.label + marks(row, notes), str(row.workers), _slashed(batch), error,
+            row.label + marks(row, notes), str(row.workers), samples(row), _slashed(batch), error,
             _slashed(one), _slashed(cores), _slashed(mean), _slashed(most), final, share, others,
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(_escaped, cells))} |")
@@ -225,6 +229,11 @@ def markdown(comparison: Comparison) -> str:
     if notes:
         lines += ["", *(f"{place}. {_escaped(note)}" for place, note in enumerate(notes, 1))]
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def samples(row: Row) -> str:
+    """The samples that an update sees."""
+    return "" if row.samples_per_update is None else str(row.samples_per_update)
 
 
 def _slashed(pair: tuple[str, str]) -> str:

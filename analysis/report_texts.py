@@ -13,6 +13,7 @@ from analysis.comparison_tables import (
     loss,
     number,
     percent,
+    samples,
     signed_percent,
     times,
 )
@@ -68,6 +69,7 @@ def results(comparison: Comparison) -> Html:
     tops = [
         element("th", "schedule", rowspan=2, scope="col"),
         element("th", "workers", rowspan=2, scope="col"),
+        element("th", "samples per update", rowspan=2, scope="col"),
     ]
     below = []
     for pair in pairs:
@@ -104,7 +106,7 @@ def _row(row: Row, scale: float, notes: Sequence[str]) -> Html:
     in_units = [None if s is None else s * scale for s in (batch.predicted, batch.measured)]
     one, cores = row.speedup_one_thread, row.speedup_all_cores
     mean_gap, largest_gap = gap_pair(row)
-    cells = [element("td", str(row.workers))]
+    cells = [element("td", str(row.workers)), element("td", samples(row))]
     for predicted, measured, *error in (
         (number(in_units[0]), number(in_units[1]), signed_percent(row.prediction_error)),
         (times(one.predicted), times(one.measured)),

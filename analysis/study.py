@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from analysis.compare import DISTURBED, DRIFT, Outcome, measure
 from analysis.comparison import Baselines, Comparison, Pair, Row
@@ -11,6 +12,7 @@ from analysis.experiment import Experiment, Wanted
 from executor.machine import describe_machine
 from executor.run import Runtime
 from simcore.metrics import makespan_s
+from simcore.schedules import build
 from simcore.staleness import gaps
 from simcore.trace import Trace
 
@@ -89,12 +91,15 @@ def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: 
     label = outcome.wanted.label
     if outcome.wanted == Wanted("bp"):
         label = f"bp, {outcome.threads} thread{'s' if outcome.threads > 1 else ''}"
+    options: dict[str, Any] = experiment.options(outcome.wanted)
+    per_update = build(outcome.wanted.name, **options).batches_per_update
     return Row(
         label=label,
         schedule=outcome.wanted.name,
         options=dict(outcome.wanted.options),
         workers=outcome.workers,
         runtime=outcome.runtime,
+        samples_per_update=experiment.batch_size * per_update,
         batch_s=batch_s,
         speedup_one_thread=_speedup(one_thread, batch_s),
         speedup_all_cores=_speedup(all_cores, batch_s),

@@ -15,6 +15,7 @@ ROW_KEYS = {
     "options",
     "workers",
     "runtime",
+    "samples_per_update",
     "batch_s",
     "speedup_one_thread",
     "speedup_all_cores",

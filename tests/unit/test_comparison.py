@@ -17,6 +17,7 @@ FDG = Row(
     options={"modules": 4, "shrink": 1.0, "queue_capacity": None},
     workers=4,
     runtime="processes",
+    samples_per_update=256,
     batch_s=Pair(0.012, 0.0125),
     speedup_one_thread=Pair(2.5, 2.4),
     speedup_all_cores=Pair(1.7, 1.6),

@@ -206,8 +206,8 @@ def markdown(comparison: Comparison) -> str:
     notes = footnotes(rows)
     head = (
         "schedule", "workers", "samples per update", f"{unit} per batch", "error",
-        "speedup over one thread", "over all cores", "mean gap", "largest gap", "final loss", "accuracy",
-        "other programs",
+        "speedup over one thread", "over all cores", "mean gap", "largest gap", "final loss",
+        "accuracy", "other programs",
     )  # fmt: skip
     lines = [
         _escaped(", ".join(filter(None, (comparison.machine, comparison.date)))),

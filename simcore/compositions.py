@@ -59,11 +59,11 @@ def compose(
     replicas, loaders = around.get("replicas", 1), around.get("loaders", 0)
     assert isinstance(replicas, int)
     assert isinstance(loaders, int)
-    recompute = bool(around.get("recompute"))
-    schedule = _maybe_recomputing(factory, recompute, **own)
+    one = partial(_maybe_recomputing, factory, bool(around.get("recompute")))
     if replicas > 1:
-        copied = partial(_maybe_recomputing, factory, recompute)
-        schedule = replicated(copied, own, replicas, flags.get("replicas", "replicas"))
+        schedule = replicated(one, own, replicas, flags.get("replicas", "replicas"))
+    else:
+        schedule = one(**own)
     if loaders:
         prefetch = around["prefetch"]
         assert isinstance(prefetch, int)

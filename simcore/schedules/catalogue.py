@@ -18,6 +18,11 @@ from simcore.schedules.elsewhere import elsewhere, installed
 __all__ = ["build", "check_together", "find", "rebuild"]
 
 _MOST_BUILT: Final = 4096  # workers of a schedule that is built only to see whether it can be
+# What costs something for each of them when a schedule is built; others go together or not.
+_BUILT: Final = (
+    *("modules", "layers", "chunks", "replicas"),
+    *("forward_threads", "backward_threads", "processes", "loaders"),
+)
 
 
 def find(name: str) -> Entry:
@@ -73,7 +78,7 @@ def check_together(name: str, flags: dict[str, str], options: Mapping[str, objec
     given = {**entry.defaults, **options}
     for option, value in given.items():
         entry.option(option).read(flags.get(option, option), value)
-        if type(value) is int and value > _MOST_BUILT:
+        if option in _BUILT and type(value) is int and value > _MOST_BUILT:
             given[option] = 1
     batches, replicas = given["batches"], given.get("replicas", 1)
     assert isinstance(batches, int)

@@ -13,7 +13,7 @@ from simcore.ops import Channel, Group, Item, Worker
 from simcore.options import OPTIONS, check, own_option
 from simcore.registry import Entry, register
 from simcore.schedule import Schedule, WeightRules, Window
-from simcore.schedules import SCHEDULES, build, find
+from simcore.schedules import SCHEDULES, build, check_together, find
 from simcore.testing import options, schedules
 
 COUNT = "must be a whole number of at least 1; give 1 or more"
@@ -229,6 +229,31 @@ def test_options_that_do_not_go_together(
 def test_processes_that_assign_have_momentum_of_their_own() -> None:
     with pytest.raises(InputError, match=r"^momentum is 'shared': cannot step"):
         build("hogwild", write="assign", momentum="shared")
+
+
+@pytest.mark.parametrize(
+    ("name", "large"),
+    [
+        *((name, {"batches": 10**9}) for name in SCHEDULES),
+        ("ddp", {"batches": 5000, "replicas": 5000}),
+        ("lapsgd", {"batches": 10**6, "averaging": 10**5}),
+        ("pipedream-2bw", {"micro_batches": 5000}),
+        ("interleaved-1f1b", {"micro_batches": 8000}),
+        ("hogwild", {"processes": 10**18}),
+        ("fdg", {"modules": 10**18}),
+    ],
+)
+def test_large_options_that_go_together_are_not_refused(name: str, large: dict[str, int]) -> None:
+    check_together(name, {}, large)
+
+
+def test_options_that_do_not_go_together_are_refused_however_large_the_rest_is() -> None:
+    with pytest.raises(InputError, match=r"^--replicas is 3: must be at most the number of batch"):
+        check_together("fdg", {"replicas": "--replicas"}, {"batches": 2, "replicas": 3})
+    with pytest.raises(
+        InputError, match=r"^micro_batches is 5001: must be a multiple of the 4 mod"
+    ):
+        check_together("interleaved-1f1b", {}, {"batches": 10**9, "micro_batches": 5001})
 
 
 def shape(schedule: Schedule) -> tuple[object, ...]:

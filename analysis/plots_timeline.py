@@ -59,7 +59,7 @@ def draw_timelines(
     prediction is off. `window_s` shows instead these seconds from each trace's first operation.
     """
     first = 0 if window_s is not None else _first_batch(traces, from_batch, batches)
-    begin_s, end_s = window_s or (0.0, _duration_s(traces, batches))
+    begin_s, end_s = window_s or (0.0, _duration_s(traces, first, batches))
     scale, unit = time_unit(end_s - begin_s)
     window = begin_s * scale, end_s * scale
     views = [View.of(trace, _taken(trace, first), window, scale) for _, trace in traces]
@@ -97,12 +97,17 @@ def _first_batch(traces: Sequence[tuple[str, Trace]], wanted: int | None, batche
     return max(0, (last + 1 - batches) // 2) if wanted is None else min(wanted, last)
 
 
-def _duration_s(traces: Sequence[tuple[str, Trace]], batches: int) -> float:
-    """Seconds that the slowest trace needs for so many batches, by its mean over the run."""
-    durations = [
-        trace.seconds(trace.end - trace.start) * min(1.0, batches / trace.header.batches)
-        for _, trace in traces
-    ]
+def _duration_s(traces: Sequence[tuple[str, Trace]], first: int, batches: int) -> float:
+    """Seconds that the slowest trace needs for so many batches, by its mean over the run.
+
+    At least as many as it needs for the first one's way up: a real run may start slowly.
+    """
+    durations = []
+    for _, trace in traces:
+        mean_s = trace.seconds(trace.end - trace.start) * min(1.0, batches / trace.header.batches)
+        up = trace.spans[np.isin(trace.spans["kind"], PASSES_UP) & (trace.spans["batch"] == first)]
+        way_up = int(up["end"].max()) - _taken(trace, first) if len(up) else 0
+        durations.append(max(mean_s, trace.seconds(way_up)))
     return float(max(durations)) or 1.0
 
 

@@ -18,6 +18,7 @@ from executor.isolated import isolate, isolated_schedule
 from executor.run import Runtime, run
 from executor.timings import Timings
 from executor.training import INTERRUPTED, DataSource, TemplateSource, Training
+from executor.tree import bytes_of
 from executor.weights import MakeOptimizer
 from simcore.cluster import Cluster, Device, Link
 from simcore.engine import simulate
@@ -77,7 +78,7 @@ def calibrate(
             timings.seconds("forward", block),
             timings.seconds("backward", block),
             timings.seconds("update", block),
-            activation_bytes=templates.outputs[block].nbytes,
+            activation_bytes=bytes_of(templates.outputs[block]),
         )
         for block in range(1, schedule.blocks + 1)
     )
@@ -87,7 +88,7 @@ def calibrate(
         if channel.source:
             links[channel.name] = Link(receive_s=timings.loading())
     cluster = Cluster((Device(runtime, speeds=speeds),), "shared", links=links)
-    blocks = Workload("calibrated", layers, input_bytes=templates.outputs[0].nbytes)
+    blocks = Workload("calibrated", layers, input_bytes=bytes_of(templates.outputs[0]))
     share = trace.header.about.get("other_cpu_share")
     return Calibration(blocks, cluster, tuple(map(float, speeds)), share)
 

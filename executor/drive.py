@@ -3,31 +3,36 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from executor.averaging import contribution, take_mean
 from executor.clock import now_ns
-from executor.perform import WorkerTensors
+from executor.perform import perform
 from executor.ports import Message, Port
-from executor.support import check_supported
+from executor.rounds import Meeting
+from executor.tensors import WorkerTensors
 from simcore.ops import (
-    Backward,
+    Arrive,
     Channel,
-    Forward,
+    Group,
+    Join,
+    Load,
+    Operation,
     Receive,
     Select,
     Send,
-    Update,
     Worker,
     kind_of,
 )
 from simcore.rules import check_declared
 from simcore.trace import KIND, Recorder
 
-__all__ = ["Ends", "Losses", "drive"]
+__all__ = ["Ends", "Losses", "Numbers", "drive", "place"]
 
 
 class Ends(Protocol):
-    """The ends of channels that a worker uses."""
+    """The ends of channels and groups that a worker uses."""
 
     ports: Mapping[Channel, Port]
+    meetings: Mapping[Group, Meeting]
 
     def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
         """Wait for the first of several channels, in their order, that can be served."""
@@ -45,10 +50,25 @@ class Losses:
         return rows
 
 
+class Numbers:
+    """The numbers that traces give to channels and groups."""
+
+    def __init__(self, channels: tuple[Channel, ...], groups: tuple[Group, ...]) -> None:
+        self.channels = {channel: number for number, channel in enumerate(channels)}
+        self.groups = {group: number for number, group in enumerate(groups)}
+
+
+def place(operation: Operation) -> tuple[int, int]:
+    """The columns `block` and `batch` of a computation's row."""
+    if isinstance(operation, Load):
+        return 0, operation.batch
+    return getattr(operation, "block", -1), getattr(operation, "batch", -1)
+
+
 def drive(
     number: int,
     worker: Worker,
-    channel_numbers: Mapping[Channel, int],
+    numbers: Numbers,
     tensors: WorkerTensors,
     ends: Ends,
     recorder: Recorder,
@@ -69,37 +89,48 @@ def drive(
             break
         index, answer = index + 1, None
         check_declared(worker, operation)
-        check_supported(operation)
         match operation:
-            case Forward() | Backward() | Update():
-                start = now_ns()
-                done = tensors.perform(operation)
-                end = now_ns()
-                batch = -1 if isinstance(operation, Update) else operation.batch
-                kind, block = KIND[kind_of(type(operation))], operation.block
-                recorder.span(start, end, number, index, kind, block, batch, done.version)
-                if done.landed is not None:
-                    recorder.update(end, number, done.landed)
-                if done.loss is not None:
-                    losses.rows.append((batch, done.loss, end))
             case Send(channel, batch):
-                payloads = tensors.take(channel.carries, batch)
+                payloads = tensors.take(channel.carries, batch, send=True)
                 start = ends.ports[channel].send(batch, payloads)
-                row = KIND["send"], channel_numbers[channel], batch, -1
+                row = KIND["send"], numbers.channels[channel], batch, -1
                 recorder.span(start, now_ns(), number, index, *row)
             case Receive() | Select():
                 received = _receive(ends, operation)
                 if received is not None:
                     channel, message = received
                     tensors.give(channel.carries, message.batch, message.payloads)
-                    row = KIND["receive"], channel_numbers[channel], message.batch, -1
+                    row = KIND["receive"], numbers.channels[channel], message.batch, -1
                     recorder.span(message.since_ns, now_ns(), number, index, *row)
                     answer = message.batch
                     if isinstance(operation, Select):
                         answer = channel, message.batch
+            case Arrive(group, block) | Join(group, block):
+                start = now_ns()
+                meeting = ends.meetings[group]
+                if isinstance(operation, Arrive) or not meeting.has_arrived(block):
+                    meeting.arrive(block, contribution(tensors, block))
+                if isinstance(operation, Join):
+                    start, contributions = meeting.join(block)
+                    answer = take_mean(tensors, block, contributions)
+                row = KIND[kind_of(type(operation))], numbers.groups[group], block, -1
+                recorder.span(start, now_ns(), number, index, *row)
+            case _:
+                start = now_ns()
+                done = perform(tensors, operation)
+                end = now_ns()
+                at, batch = place(operation)
+                kind = KIND[kind_of(type(operation))]
+                recorder.span(start, end, number, index, kind, at, batch, done.version)
+                if done.landed is not None:
+                    recorder.update(end, number, done.landed)
+                if done.loss is not None:
+                    losses.rows.append((batch, done.loss, end))
         between()
     for channel in worker.sends:
         ends.ports[channel].close()
+    for meeting in ends.meetings.values():
+        meeting.leave()
 
 
 def _receive(ends: Ends, operation: Receive | Select) -> tuple[Channel, Message] | None:

@@ -1,14 +1,16 @@
 """Splitting a sequential network into layers, and runs of layers into blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
+from executor.tree import Value
 from simcore.errors import InputError
 
-__all__ = ["block_shapes", "layers_of", "split"]
+__all__ = ["Stepper", "block_shapes", "layers_of", "split"]
 
 
 def layers_of(model: nn.Module) -> list[nn.Sequential]:
@@ -67,19 +69,42 @@ def split(model: nn.Module, bounds: Sequence[int]) -> list[nn.Sequential]:
     ]
 
 
-def block_shapes(blocks: Sequence[nn.Module], inputs: torch.Tensor) -> list[torch.Tensor]:
+def block_shapes(
+    blocks: Sequence[nn.Module], inputs: torch.Tensor, *, by_time: bool = False
+) -> list[Value]:
     """An output of each block for one batch of inputs, with block 0, the inputs, first.
 
     They serve as templates of shape and type: computed in evaluation mode, without gradients, so
-    that batch statistics and random state stay as they are.
+    that batch statistics and random state stay as they are. With `by_time` it is that of one step.
     """
-    outputs, training = [inputs], [block.training for block in blocks]
+    outputs: list[Value] = [inputs]
+    training = [block.training for block in blocks]
     random_state = torch.get_rng_state()
     with torch.no_grad():
         for block in blocks:
             block.eval()
-            outputs.append(block(outputs[-1]))
+            if by_time:
+                outputs.append(Stepper(block)(outputs[-1], None)[0])
+            else:
+                outputs.append(block(outputs[-1]))
     for block, mode in zip(blocks, training, strict=True):
         block.train(mode)
     torch.set_rng_state(random_state)
     return outputs
+
+
+class Stepper(nn.Module):
+    """A block over one time step: its recurrent children go on from the state that they left."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, inputs: Value, states: Sequence[Any] | None) -> tuple[Value, list[Any]]:
+        """The output of the step, and the state of each child; None for those without."""
+        value, after, children = inputs, [], list(self.block.children())
+        for child, state in zip(children, states or [None] * len(children), strict=True):
+            step: Callable[..., Any] | None = getattr(child, "step", None)
+            value, new = (child(value), None) if step is None else step(value, state)
+            after.append(new)
+        return value, after

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from executor.network import layers_of
-from executor.perform import Loss
+from executor.tensors import Loss
 from executor.weights import MakeOptimizer
 
 __all__ = ["Around", "Operation", "Passes"]

@@ -10,15 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Condition
 from typing import Any, NamedTuple, Protocol
 
+import torch
+
+from executor.averaging import Contribution
 from executor.clock import now_ns
 from executor.ring import Stopped
-from executor.training import Source
-from simcore.ops import Channel
+from executor.rounds import LocalRounds, Meeting
+from executor.slicing import Passes
+from simcore.ops import Channel, Group
 from simcore.schedule import Schedule
 
 __all__ = [
     "Exchange",
     "LocalEnds",
+    "LocalMeeting",
     "LocalPort",
     "Message",
     "Port",
@@ -50,10 +55,21 @@ class Port(Protocol):
 
 
 class SourcePort:
-    """Batches 0, 1, ..., made when they are taken; receivers that share it take turns."""
+    """What a source holds, made when it is taken; receivers that share it take turns.
 
-    def __init__(self, batches: int, make: Callable[[int], Sequence[Any]]) -> None:
-        self._next, self._batches, self._make = itertools.count(), batches, make
+    `next_number` counts, for all who share the source.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        batches: int,
+        make: Callable[[int], Sequence[Any]],
+        next_number: Callable[[], int] | None = None,
+    ) -> None:
+        # A count is atomic, so that threads may share the port.
+        self._next = next_number or itertools.count().__next__
+        self._channel, self._batches, self._make = channel, batches, make
 
     def send(self, batch: int, payloads: Sequence[Any]) -> int:
         """Sources have no senders."""
@@ -62,7 +78,8 @@ class SourcePort:
     def receive(self) -> Message | None:
         """The next batch."""
         since = now_ns()
-        batch = next(self._next)  # atomic, so that threads may share the port
+        runs, within = divmod(self._next(), self._channel.run)
+        batch = (self._channel.first + runs * self._channel.stride) * self._channel.run + within
         return Message(since, batch, self._make(batch)) if batch < self._batches else None
 
     def close(self) -> None:
@@ -148,12 +165,42 @@ class LocalPort:
         return Message(since, batch, payloads)
 
 
-def local_port(schedule: Schedule, channel: Channel, source: Source, exchange: Exchange) -> Port:
+class LocalMeeting:
+    """One worker's end of a group whose members all run in this process."""
+
+    def __init__(self, exchange: Exchange, rounds: LocalRounds, worker: int) -> None:
+        self._exchange, self._rounds, self._worker = exchange, rounds, worker
+
+    def arrive(self, block: int, contribution: Contribution) -> None:
+        """Contribute to the next round and go on."""
+        with self._exchange.changed:
+            self._rounds.arrive(self._worker, block, contribution)
+            self._exchange.changed.notify_all()
+
+    def has_arrived(self, block: int) -> bool:
+        """Whether this worker has arrived for a round that it has not joined."""
+        return self._rounds.has_arrived(self._worker, block)
+
+    def join(self, block: int) -> tuple[int, list[list[torch.Tensor]]]:
+        """Wait for the round's end, and take what was contributed."""
+        with self._exchange.changed:
+            self._exchange.wait_for(lambda: self._rounds.is_over(self._worker, block))
+            return now_ns(), self._rounds.take(self._worker, block)
+
+    def leave(self) -> None:
+        """The worker's program has ended."""
+        with self._exchange.changed:
+            self._rounds.leave(self._worker)
+            self._exchange.changed.notify_all()
+
+
+def local_port(schedule: Schedule, channel: Channel, passes: Passes, exchange: Exchange) -> Port:
     """The port of a channel whose workers all run in this process, or of a source."""
     if channel.source:
         return SourcePort(
+            channel,
             schedule.batches,
-            lambda batch: [source.payload(item, batch) for item in channel.carries],
+            lambda batch: [passes.payload(item, batch) for item in channel.carries],
         )
     if not schedule.receivers[channel]:
         return SinkPort()
@@ -161,10 +208,15 @@ def local_port(schedule: Schedule, channel: Channel, source: Source, exchange: E
 
 
 class LocalEnds:
-    """The ports of workers that run in one process."""
+    """The ports and meetings of workers that run in one process."""
 
-    def __init__(self, ports: Mapping[Channel, Port], exchange: Exchange) -> None:
-        self.ports, self._exchange = ports, exchange
+    def __init__(
+        self,
+        ports: Mapping[Channel, Port],
+        exchange: Exchange,
+        meetings: Mapping[Group, Meeting],
+    ) -> None:
+        self.ports, self.meetings, self._exchange = ports, meetings, exchange
 
     def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
         """Wait for the first of several channels that has a message; None if all are closed."""

@@ -6,32 +6,43 @@ import pickle
 import signal
 from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from executor.assembly import finish
+from executor.assembly import finish, mean_state
+from executor.auxiliary import extras_of
 from executor.drive import Losses
 from executor.failure import WorkerError
 from executor.hygiene import CpuWatch
 from executor.network import block_shapes, split
+from executor.payloads import Codec
 from executor.ring import Ring, Stop, message_bytes
-from executor.ring_port import tensors_of
-from executor.support import refuse_unsupported
+from executor.slicing import Passes
 from executor.training import INTERRUPTED, RunResult, Training
-from executor.worker_process import Failed, Finished, Ready, Rows, work
+from executor.worker_process import Failed, Finished, Links, Ready, Rows, work
 from simcore.errors import InputError
-from simcore.ops import Channel, Item, Select
+from simcore.ops import Group, Item, ItemKind, Select
 from simcore.schedule import Schedule
 from simcore.trace import Recorder
 from simcore.validate import operations_used, validate
 
 __all__ = ["obstacle", "run_processes"]
 
+# What cannot leave its process.
+_BOUND: Final[dict[ItemKind, str]] = {
+    "graph": "autograd graphs",
+    "weight_graph": "autograd graphs",
+    "input": "inputs that are bound to weights",
+    "tangent": "random directions",
+    "synthesizer": "what a model learns from",
+    "sample": "what has not been loaded",
+}
 # How long the others may take to end after a failure, an interrupt, before they are killed.
 _GRACE_S = 3.0
 
@@ -40,12 +51,12 @@ def run_processes(training: Training, progress: Callable[[int], None] | None = N
     """Train with one process per worker on this machine.
 
     `progress` is told, now and then, how many gradients have been applied since it was last told.
-    Ctrl-C ends the run and returns what was done. Raises `InputError` for a schedule that hands
-    over graphs or is only simulated so far, or a training that cannot be pickled, and `WorkerError`
-    for the first worker that fails or dies, with its own traceback and with what was done. No
-    process outlives the call.
+    Ctrl-C ends the run and returns what was done. Raises `InputError` for a schedule that cannot
+    run in processes (see `obstacle`) or a training that cannot be pickled, and `WorkerError` for
+    the first worker that fails or dies, with its own traceback and with what was done. No process
+    outlives the call.
     """
-    schedule = refuse_unsupported(training.make_schedule())
+    schedule = training.make_schedule()
     if reason := obstacle(schedule):
         rule = f"cannot run in processes, as {reason}"
         raise InputError("schedule", schedule.name, rule, "use the runtime threads or replay")
@@ -56,11 +67,13 @@ def run_processes(training: Training, progress: Callable[[int], None] | None = N
 def obstacle(schedule: Schedule) -> str | None:
     """Why a schedule cannot run in processes; None if it can."""
     for channel in schedule.channels:
-        if any(item.kind == "graph" for item in channel.carries) and not schedule.is_local(channel):
-            return f"{channel.name} hands over autograd graphs"
+        kinds = {item.kind for item in channel.carries} & _BOUND.keys()
+        if kinds and not channel.source and not schedule.is_local(channel):
+            return f"{channel.name} hands over {_BOUND[min(kinds)]}"
         if channel.source and len(schedule.receivers[channel]) > 1:
             return f"several workers share the source {channel.name}"
-    for block, owners in Counter(b for w in schedule.workers for b in w.blocks).items():
+    weights = Counter((w.replica, block) for w in schedule.workers for block in w.blocks)
+    for (_, block), owners in weights.items():
         if owners > 1:
             return f"several workers share the weights of block {block}"
     if Select in operations_used(schedule):
@@ -71,29 +84,55 @@ def obstacle(schedule: Schedule) -> str | None:
     return None
 
 
-def ring_sizes(training: Training, schedule: Schedule) -> dict[Channel, tuple[int, int]]:
-    """Slots, and bytes of a slot, of each channel between workers.
+class _Sizes:
+    """What the rings of a run need: a slot for each message, and room for the largest of them."""
 
-    A channel without a capacity gets as many slots as it can ever need: the receiver is put last
-    in the order of the untimed run, so that it lets messages pile up.
-    """
-    data = training.source.payload(Item("activation", 0), 0)
-    outputs = block_shapes(split(training.model, training.bounds), data[0])
-    sizes = {}
-    for number, channel in enumerate(schedule.channels):
-        if channel.source or schedule.is_local(channel):
-            continue
-        payloads = [
-            (outputs[item.block], data[1]) if item.kind == "activation" else outputs[item.block]
-            for item in channel.carries
-        ]
-        slots = channel.capacity
-        if slots is None:
-            last = set(schedule.receivers[channel])
-            order = sorted(range(len(schedule.workers)), key=lambda worker: worker in last)
-            slots = max(1, validate(schedule, order, every_batch=False).most_messages[number])
-        sizes[channel] = slots, message_bytes(tensors_of(channel.carries, payloads))
-    return sizes
+    def __init__(self, training: Training, schedule: Schedule) -> None:
+        self.training, self.schedule = training, schedule
+        passes = Passes(schedule, training.source)
+        data, labels = passes.payload(Item("activation", 0), 0)
+        self.blocks = split(training.model, training.bounds)
+        self.outputs = block_shapes(self.blocks, data, by_time=passes.by_time)
+        self.codec = Codec(self.outputs, labels, schedule.weights.tangents)
+
+    def of_channels(self) -> dict[int, tuple[int, int]]:
+        """Slots, and bytes of a slot, of each channel between workers, by its number.
+
+        A channel without a capacity gets as many slots as it can ever need: the receiver is put
+        last in the order of the untimed run, so that it lets messages pile up.
+        """
+        schedule, sizes = self.schedule, {}
+        for number, channel in enumerate(schedule.channels):
+            if channel.source or schedule.is_local(channel) or not schedule.receivers[channel]:
+                continue
+            slots = channel.capacity
+            if slots is None:
+                last = set(schedule.receivers[channel])
+                order = sorted(range(len(schedule.workers)), key=lambda worker: worker in last)
+                slots = max(1, validate(schedule, order, every_batch=False).most_messages[number])
+            sizes[number] = slots, message_bytes(self.codec.examples(channel.carries))
+        return sizes
+
+    def of_group(self, group: Group) -> tuple[int, int]:
+        """Slots, and bytes of a slot, of each ring between two members of a group.
+
+        A member arrives for a round when it has joined the one before, which the others may still
+        have to read: two messages for each block, and one that is on its way.
+        """
+        contributions = [message_bytes(self._weights(block)) for block in group.blocks]
+        return 2 * (len(group.blocks) + 1) + 1, max([message_bytes([]), *contributions])
+
+    def _weights(self, block: int) -> list[torch.Tensor]:
+        extras = extras_of(
+            self.schedule,
+            block,
+            self.outputs[block],
+            self.outputs[-1],
+            0,
+            self.training.make_optimizer,
+        )
+        parts = [self.blocks[block - 1], *([] if extras.head is None else [extras.head])]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
 
 
 class _ProcessRun:
@@ -103,7 +142,7 @@ class _ProcessRun:
         self.training, self.schedule, self.progress = training, schedule, progress
         self.stop = Stop()
         self.recorder, self.losses = Recorder(), Losses()
-        self.state: dict[str, torch.Tensor] = {}
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
         self.failure: WorkerError | None = None
         self.ready: set[int] = set()
         self.finished: set[int] = set()
@@ -135,11 +174,16 @@ class _ProcessRun:
                 "training", repr(error), "must be picklable", "define its parts at the top level"
             ) from error
         context = multiprocessing.get_context("spawn")
+        sizes = _Sizes(self.training, self.schedule)
         rings = {
-            self.schedule.channels.index(channel): Ring.create(
-                channel.name, slots, slot_bytes, self.stop, len(self.schedule.senders[channel])
-            )
-            for channel, (slots, slot_bytes) in ring_sizes(self.training, self.schedule).items()
+            number: self.ring(number, slots, slot_bytes)
+            for number, (slots, slot_bytes) in sizes.of_channels().items()
+        }
+        between = {
+            (number, sender, receiver): Ring.create(group.name, *of_group, self.stop)
+            for number, group in enumerate(self.schedule.groups)
+            for of_group in [sizes.of_group(group)]
+            for sender, receiver in permutations(self.members(group), 2)
         }
         # Ctrl-C reaches the whole process group; it is this process that ends the run. Starting
         # Python's resource tracker unblocks SIGINT, so it must run before the first worker does.
@@ -148,9 +192,14 @@ class _ProcessRun:
         try:
             for number, worker in enumerate(self.schedule.workers):
                 ours, theirs = context.Pipe()
+                used = {self.schedule.channels.index(c) for c in (*worker.sends, *worker.receives)}
+                links = Links(
+                    {n: ring for n, ring in rings.items() if n in used},
+                    {key: ring for key, ring in between.items() if number in key[1:]},
+                )
                 process = context.Process(
                     target=work,
-                    args=(number, training, rings, self.stop, theirs),
+                    args=(number, training, links, self.stop, theirs),
                     name=worker.name,
                     daemon=True,
                 )
@@ -160,6 +209,16 @@ class _ProcessRun:
                 self.connections.append(ours)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+    def ring(self, number: int, slots: int, slot_bytes: int) -> Ring:
+        """A ring for a channel."""
+        channel = self.schedule.channels[number]
+        senders = len(self.schedule.senders[channel])
+        return Ring.create(channel.name, slots, slot_bytes, self.stop, senders)
+
+    def members(self, group: Group) -> list[int]:
+        """The numbers of a group's workers."""
+        return [n for n, worker in enumerate(self.schedule.workers) if group in worker.joins]
 
     def watch(self, until: float | None) -> None:
         """Take the workers' reports until all have ended, one fails, or `until` (monotonic s)."""
@@ -193,7 +252,8 @@ class _ProcessRun:
                 self.losses.rows.extend(losses)
                 self.progress(applied)
             case Finished(state):
-                self.state |= pickle.loads(state)
+                replica = self.schedule.replicas[number]
+                self.states.setdefault(replica, {}).update(pickle.loads(state))
                 self.finished.add(number)
                 if len(self.finished) == len(self.processes):
                     if self.cpu:
@@ -231,7 +291,7 @@ class _ProcessRun:
             connection.close()
 
     def result(self, failure: str | None) -> RunResult:
-        state = None if failure else self.state
+        state = None if failure else mean_state([*self.states.values()])
         about = {"runtime": "processes", "other_cpu_share": self.other_cpu_share}
         return finish(
             self.training, self.schedule, self.recorder, self.losses, state, about, failure

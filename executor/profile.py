@@ -13,7 +13,7 @@ from executor.examination import examine, one_line
 from executor.hygiene import CpuWatch
 from executor.machine import describe_machine
 from executor.passes import Operation, Passes
-from executor.perform import Loss
+from executor.tensors import Loss
 from executor.weights import MakeOptimizer
 from simcore.errors import InputError
 from simcore.workload import Layer, Workload

@@ -8,24 +8,36 @@ can be trained on one core with exactly the staleness that was simulated or meas
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from executor.assembly import Parts, finish
+from executor.averaging import contribution, take_mean
 from executor.clock import now_ns
-from executor.drive import Losses
-from executor.support import check_supported, refuse_unsupported
+from executor.drive import Losses, Numbers, place
+from executor.forward_gradients import dual_level_of
+from executor.perform import perform
+from executor.rounds import LocalRounds
 from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import InputError
 from simcore.ops import (
     KINDS,
+    Arrive,
     Backward,
+    BackwardInput,
+    BackwardThrough,
+    Evaluate,
     Forward,
+    Join,
+    Merge,
     Operation,
     Receive,
+    Replay,
     Select,
     Send,
+    Snapshot,
+    Tangent,
     Update,
     kind_of,
 )
@@ -35,6 +47,9 @@ from simcore.trace import KIND, Recorder, Trace
 
 __all__ = ["run_replay"]
 
+Version = tuple[int, int, int]  # of a replica's block
+_READING: Final = (Forward, Evaluate, Tangent, Snapshot)
+
 
 def run_replay(
     training: Training, trace: Trace, progress: Callable[[int], None] | None = None
@@ -43,15 +58,14 @@ def run_replay(
 
     `training.make_schedule` must make the schedule of the trace. `progress` is told how many
     gradients have been applied since it was last told. Ctrl-C ends the run and returns what was
-    done. Raises `InputError` for a trace that is not one of the schedule, and for a schedule that
-    is only simulated so far.
+    done. Raises `InputError` for a trace that is not one of the schedule.
     """
     threads_before = torch.get_num_threads()
     try:
-        with torch.random.fork_rng():
+        schedule = training.make_schedule()
+        with torch.random.fork_rng(), dual_level_of(schedule):
             torch.manual_seed(training.seed)
             torch.set_num_threads(training.threads)
-            schedule = refuse_unsupported(training.make_schedule())
             return _Replay(training, schedule, trace, progress).run()
     finally:
         torch.set_num_threads(threads_before)
@@ -78,10 +92,14 @@ class _Replay:
         workers = range(len(schedule.workers))
         self.tensors = [self.parts.warm_tensors_of(worker) for worker in workers]
         self.rows = [_rows_of(trace, worker) for worker in workers]
-        self.bases = _bases(schedule, trace)
-        self.readers = _readers(schedule, self.bases, trace)
+        self.reads = _Reads(schedule, trace)
+        self.readers = self.reads.count(trace)
         self.messages: defaultdict[tuple[int, int], deque[Sequence[Any]]] = defaultdict(deque)
-        self.numbers = {channel: number for number, channel in enumerate(schedule.channels)}
+        self.numbers = Numbers(schedule.channels, schedule.groups)
+        self.rounds = {
+            group: LocalRounds({w for w in workers if group in schedule.workers[w].joins})
+            for group in schedule.groups
+        }
         self.programs = [worker.program() for worker in schedule.workers]
         self.at: list[Operation | None] = [None for _ in workers]
         self.index = [-1 for _ in workers]
@@ -115,8 +133,9 @@ class _Replay:
                     operation = self.programs[worker].send(self.answers[worker])
                 except StopIteration:
                     self.ended[worker] = True
+                    for group in self.schedule.workers[worker].joins:
+                        self.rounds[group].leave(worker)
                     return True
-                check_supported(operation)
                 self.at[worker] = operation
                 self.index[worker] += 1
             if not self.perform(worker, operation):
@@ -137,12 +156,15 @@ class _Replay:
             case Receive() | Select():
                 done = KINDS[kind] is Receive and self.receive(worker, operation, block, batch)
             case Send(channel, sent):
-                self.expect(worker, operation, (KIND["send"], self.numbers[channel], sent))
-                payloads = self.tensors[worker].take(channel.carries, batch)
+                number = self.numbers.channels[channel]
+                self.expect(worker, operation, (KIND["send"], number, sent))
+                payloads = self.tensors[worker].take(channel.carries, batch, send=True)
                 if self.schedule.receivers[channel]:
                     self.messages[block, batch].append(payloads)
                 done = True
-            case Forward() | Backward() | Update():
+            case Arrive() | Join():
+                done = self.meet(worker, operation)
+            case _:
                 done = self.compute(worker, operation, version)
         if done:
             self.rows[worker].popleft()
@@ -150,21 +172,19 @@ class _Replay:
             self.recorder.span(start, end, worker, self.index[worker], kind, block, batch, version)
         return done
 
-    def compute(self, worker: int, operation: Forward | Backward | Update, version: int) -> bool:
+    def compute(self, worker: int, operation: Operation, version: int) -> bool:
         """Do a computation once its block has the version that the trace says."""
-        block = operation.block
-        kind = KIND[kind_of(type(operation))]
-        batch = -1 if isinstance(operation, Update) else operation.batch
-        self.expect(worker, operation, (kind, block, batch))
-        if isinstance(operation, Update):
-            if self.ledger.version(block) != version or self.readers[block, version]:
+        block, batch = place(operation)
+        self.expect(worker, operation, (KIND[kind_of(type(operation))], block, batch))
+        if isinstance(operation, Update | Merge):
+            if self.ledger.version(block, worker) != version or self.is_read(worker, block):
                 return False
         else:
-            reads = self.reads(worker, operation, version)
-            if any(self.ledger.version(each) != wanted for each, wanted in reads):
+            reads = self.reads.of(worker, type(operation), block, batch, version)
+            if not all(self.is_there(worker, each) for each in reads):
                 return False
             self.readers.subtract(reads)
-        done = self.tensors[worker].perform(operation)
+        done = perform(self.tensors[worker], operation)
         if done.landed is not None:
             self.recorder.update(now_ns(), worker, done.landed)
             if self.progress:
@@ -173,19 +193,32 @@ class _Replay:
             self.losses.rows.append((batch, done.loss, now_ns()))
         return True
 
-    def reads(
-        self, worker: int, operation: Forward | Backward, version: int
-    ) -> list[tuple[int, int]]:
-        """The (block, version) that the weights must have for an operation to read them."""
-        return _reads(
-            self.schedule,
-            self.bases,
-            worker,
-            type(operation),
-            operation.block,
-            operation.batch,
-            version,
-        )
+    def is_there(self, worker: int, read: Version) -> bool:
+        """Whether a version can be read now: the newest, or with a buffer the one before, too."""
+        _, block, wanted = read
+        newest = self.ledger.version(block, worker)
+        return wanted == newest or bool(self.schedule.weights.buffer and wanted == newest - 1)
+
+    def is_read(self, worker: int, block: int) -> bool:
+        """Whether something is still to read the version that an update would overwrite."""
+        newest = self.ledger.version(block, worker)
+        overwritten = newest - 1 if self.schedule.weights.buffer else newest
+        return self.readers[self.schedule.replicas[worker], block, overwritten] > 0
+
+    def meet(self, worker: int, operation: Arrive | Join) -> bool:
+        """Arrive for a round; join it once all have arrived."""
+        group, block = operation.group, operation.block
+        kind = KIND[kind_of(type(operation))]
+        self.expect(worker, operation, (kind, self.numbers.groups[group], block))
+        rounds, tensors = self.rounds[group], self.tensors[worker]
+        if isinstance(operation, Arrive) or not rounds.has_arrived(worker, block):
+            rounds.arrive(worker, block, contribution(tensors, block))
+        if isinstance(operation, Arrive):
+            return True
+        if not rounds.is_over(worker, block):
+            return False
+        self.answers[worker] = take_mean(tensors, block, rounds.take(worker, block))
+        return True
 
     def receive(self, worker: int, operation: Receive | Select, number: int, batch: int) -> bool:
         """Take the message that the trace says, if it has been sent."""
@@ -194,8 +227,8 @@ class _Replay:
         if channel not in offered:
             raise _not_of(self.trace, f"it has no {shown(operation)}")
         if channel.source:
-            source = self.training.source
-            payloads: Sequence[Any] = [source.payload(item, batch) for item in channel.carries]
+            passes = self.parts.passes
+            payloads: Sequence[Any] = [passes.payload(item, batch) for item in channel.carries]
         elif self.messages[number, batch]:
             payloads = self.messages[number, batch].popleft()
         else:
@@ -220,46 +253,45 @@ def _rows_of(trace: Trace, worker: int) -> deque[tuple[int, int, int, int]]:
     return deque(zip(*columns, strict=True))
 
 
-def _bases(schedule: Schedule, trace: Trace) -> dict[tuple[int, int, int], int]:
-    """(worker, block, batch) -> the version that a worker's own copy stems from."""
-    if schedule.weights.write != "assign":
-        return {}
-    rows = trace.gradients
-    columns = (rows[name].tolist() for name in ("worker", "block", "batch", "version_base"))
-    return {
-        (worker, block, batch): base for worker, block, batch, base in zip(*columns, strict=True)
-    }
+class _Reads:
+    """Which versions of the weights each operation of a trace reads."""
 
+    def __init__(self, schedule: Schedule, trace: Trace) -> None:
+        self.schedule, self.rules = schedule, schedule.weights
+        # (worker, block, batch) -> the version that a worker's own copy stems from.
+        self.bases: dict[tuple[int, int, int], int] = {}
+        if self.rules.write == "assign":
+            columns = ("worker", "block", "batch", "version_base")
+            rows = zip(*(trace.gradients[name].tolist() for name in columns), strict=True)
+            self.bases = {(worker, block, batch): base for worker, block, batch, base in rows}
 
-def _reads(
-    schedule: Schedule,
-    bases: dict[tuple[int, int, int], int],
-    worker: int,
-    kind: type,
-    block: int,
-    batch: int,
-    version: int,
-) -> list[tuple[int, int]]:
-    if kind is Forward:
-        return [(block, version)]
-    rules = schedule.weights
-    if rules.write == "assign" and rules.refresh == "pass" and block == schedule.blocks:
-        copied = [(each, bases.get((worker, each, batch))) for each in range(1, block)]
-        return [(block, version), *((each, base) for each, base in copied if base is not None)]
-    return [(block, version)] if rules.policy == "mixed" else []
+    def of(
+        self, worker: int, kind: type[Any], block: int, batch: int, version: int
+    ) -> list[Version]:
+        """What an operation reads; what a stash has kept for it does not count."""
+        replica, rules = self.schedule.replicas[worker], self.rules
+        if issubclass(kind, _READING):
+            return [(replica, block, version)]
+        if rules.policy == "stash" or not issubclass(kind, (Replay, Backward, BackwardInput)):
+            return []
+        found = [(replica, block, version)]
+        whole = rules.write == "assign" and rules.refresh == "pass"
+        if whole and issubclass(kind, Backward) and block == self.schedule.blocks:
+            for each in range(1, block):
+                if (base := self.bases.get((worker, each, batch))) is not None:
+                    found.append((replica, each, base))
+        return found
 
-
-def _readers(
-    schedule: Schedule, bases: dict[tuple[int, int, int], int], trace: Trace
-) -> Counter[tuple[int, int]]:
-    """How often each version of each block is read in the trace."""
-    readers: Counter[tuple[int, int]] = Counter()
-    for kind in (Forward, Backward):
-        rows = trace.of_kind(kind.__name__.lower())
-        columns = (rows[name].tolist() for name in ("worker", "block", "batch", "version"))
-        for worker, block, batch, version in zip(*columns, strict=True):
-            readers.update(_reads(schedule, bases, worker, kind, block, batch, version))
-    return readers
+    def count(self, trace: Trace) -> Counter[Version]:
+        """How often each version of each block is read in the trace."""
+        readers: Counter[Version] = Counter()
+        kinds = (*_READING, Replay, Backward, BackwardInput, BackwardThrough)
+        for kind in kinds:
+            rows = trace.spans[trace.spans["kind"] == KIND[kind_of(kind)]]
+            columns = (rows[name].tolist() for name in ("worker", "block", "batch", "version"))
+            for worker, block, batch, version in zip(*columns, strict=True):
+                readers.update(self.of(worker, kind, block, batch, version))
+        return readers
 
 
 def _not_of(trace: Trace, why: str) -> InputError:

@@ -1,45 +1,31 @@
-"""The port of a channel between processes, and its messages as flat lists of tensors."""
+"""The ports of channels and groups between processes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from executor.averaging import Contribution
+from executor.clock import now_ns
+from executor.payloads import Codec
 from executor.ports import LocalEnds, Message, Port
 from executor.ring import Ring, select
+from executor.rounds import Meeting
 from simcore.errors import IllegalOperationError
-from simcore.ops import Channel, Item
+from simcore.ops import Channel, Group
 
-__all__ = ["ProcessEnds", "RingPort", "tensors_of"]
-
-
-def tensors_of(carries: Sequence[Item], payloads: Sequence[Any]) -> list[torch.Tensor]:
-    """The tensors of a message: of an activation its output and labels, of a gradient itself."""
-    tensors: list[torch.Tensor] = []
-    for item, payload in zip(carries, payloads, strict=True):
-        if item.kind == "activation":
-            tensors += payload
-        else:
-            tensors.append(payload)
-    return tensors
-
-
-def _payloads_of(carries: Sequence[Item], tensors: Sequence[torch.Tensor]) -> list[Any]:
-    rest = iter(tensors)
-    return [
-        (next(rest), next(rest)) if item.kind == "activation" else next(rest) for item in carries
-    ]
+__all__ = ["ProcessEnds", "RingMeeting", "RingPort"]
 
 
 class RingPort:
     """One end of a ring in one process."""
 
-    def __init__(self, ring: Ring, channel: Channel) -> None:
-        self.ring, self._carries = ring, channel.carries
+    def __init__(self, ring: Ring, channel: Channel, codec: Codec) -> None:
+        self.ring, self._carries, self._codec = ring, channel.carries, codec
 
     def send(self, batch: int, payloads: Sequence[Any]) -> int:
         """Copy the message into the ring once there is room."""
-        return self.ring.send(batch, tensors_of(self._carries, payloads))
+        return self.ring.send(batch, self._codec.tensors(self._carries, payloads))
 
     def receive(self) -> Message | None:
         """Wait for the oldest message and copy it out."""
@@ -48,7 +34,7 @@ class RingPort:
 
     def message(self, received: Any) -> Message:
         """A message of the ring as programs' runtimes see it."""
-        payloads = _payloads_of(self._carries, received.tensors)
+        payloads = self._codec.payloads(self._carries, received.tensors)
         return Message(received.granted_ns, received.batch, payloads)
 
     def close(self) -> None:
@@ -56,11 +42,60 @@ class RingPort:
         self.ring.close()
 
 
-class ProcessEnds:
-    """The ports of one worker's process."""
+class RingMeeting:
+    """One worker's end of a group of processes: a ring to each other member, and one from each.
 
-    def __init__(self, ports: Mapping[Channel, Port], local: LocalEnds) -> None:
-        self.ports, self._local = ports, local
+    What a member contributes goes to all others, who take the mean in the same order. A message is
+    numbered by its block; one without tensors contributes nothing. A member that has ended closes
+    its rings, and no round waits for it any more.
+    """
+
+    def __init__(self, worker: int, to: Mapping[int, Ring], rings: Mapping[int, Ring]) -> None:
+        self._worker, self._to, self._from = worker, to, rings
+        self._own: dict[int, list[Contribution]] = {}
+        self._early: dict[tuple[int, int], list[list[torch.Tensor]]] = {}
+
+    def arrive(self, block: int, contribution: Contribution) -> None:
+        """Contribute to the next round of a block, or of none (0), and go on."""
+        self._own.setdefault(block, []).append(contribution)
+        for ring in self._to.values():
+            ring.send(block, contribution or [])
+
+    def has_arrived(self, block: int) -> bool:
+        """Whether this worker has arrived for a round that it has not joined."""
+        return bool(self._own.get(block))
+
+    def join(self, block: int) -> tuple[int, list[list[torch.Tensor]]]:
+        """Wait for the others' contributions."""
+        own = self._own[block].pop(0)
+        given = {self._worker: own or []}
+        for member in self._from:
+            given[member] = self._next_of(member, block)
+        return now_ns(), [given[member] for member in sorted(given) if given[member]]
+
+    def leave(self) -> None:
+        """The worker's program has ended."""
+        for ring in self._to.values():
+            ring.close()
+
+    def _next_of(self, member: int, block: int) -> list[torch.Tensor]:
+        early = self._early.get((member, block))
+        if early:
+            return early.pop(0)
+        while (message := self._from[member].receive()) is not None:
+            if message.batch == block:
+                return list(message.tensors)
+            self._early.setdefault((member, message.batch), []).append(list(message.tensors))
+        return []
+
+
+class ProcessEnds:
+    """The ports and meetings of one worker's process."""
+
+    def __init__(
+        self, ports: Mapping[Channel, Port], local: LocalEnds, meetings: Mapping[Group, Meeting]
+    ) -> None:
+        self.ports, self.meetings, self._local = ports, meetings, local
 
     def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
         """Wait for the first of several channels that has a message; None if all are closed."""

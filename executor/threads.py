@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 
 from executor.assembly import Parts, finish
-from executor.drive import Losses, drive
+from executor.drive import Losses, Numbers, drive
 from executor.failure import WorkerError
+from executor.forward_gradients import dual_level_of
 from executor.hygiene import CpuWatch
-from executor.ports import Exchange, LocalEnds, local_port
+from executor.ports import Exchange, LocalEnds, LocalMeeting, local_port
 from executor.ring import Stopped
-from executor.support import refuse_unsupported
+from executor.rounds import LocalRounds
 from executor.training import INTERRUPTED, RunResult, Training
 from simcore.errors import GradlagError
 from simcore.schedule import Schedule
@@ -28,14 +29,14 @@ def run_threads(training: Training, progress: Callable[[int], None] | None = Non
     """Train with one thread per worker.
 
     `progress` is told, now and then, how many gradients have been applied since it was last told.
-    Ctrl-C ends the run and returns what was done. Raises `InputError` for a schedule that is only
-    simulated so far, and `WorkerError` for the first worker that fails, with its traceback and with
-    what was done.
+    Ctrl-C ends the run and returns what was done. Raises `WorkerError` for the first worker that
+    fails, with its traceback and with what was done.
     """
-    run = _ThreadRun(training, refuse_unsupported(training.make_schedule()))
+    schedule = training.make_schedule()
+    run = _ThreadRun(training, schedule)
     threads_before = torch.get_num_threads()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), dual_level_of(schedule):
             torch.manual_seed(training.seed)
             return run.run(progress or (lambda _: None))
     finally:
@@ -55,11 +56,15 @@ class _ThreadRun:
         self.ended = [threading.Event() for _ in schedule.workers]
         self.ready = threading.Barrier(len(schedule.workers), action=self.begin)
         self.watch = CpuWatch()
-        ports = {
-            channel: local_port(schedule, channel, training.source, self.exchange)
+        self.ports = {
+            channel: local_port(schedule, channel, self.parts.passes, self.exchange)
             for channel in schedule.channels
         }
-        self.ends = LocalEnds(ports, self.exchange)
+        self.rounds = {
+            group: LocalRounds({n for n, w in enumerate(schedule.workers) if group in w.joins})
+            for group in schedule.groups
+        }
+        self.numbers = Numbers(schedule.channels, schedule.groups)
 
     def run(self, progress: Callable[[int], None]) -> RunResult:
         threads = [
@@ -104,12 +109,16 @@ class _ThreadRun:
         """The body of one worker's thread."""
         worker = self.schedule.workers[number]
         torch.set_num_threads(self.training.threads)
-        numbers = {channel: n for n, channel in enumerate(self.schedule.channels)}
         recorder = self.recorders[number]
+        meetings = {
+            group: LocalMeeting(self.exchange, self.rounds[group], number) for group in worker.joins
+        }
+        ends = LocalEnds(self.ports, self.exchange, meetings)
         try:
             tensors = self.parts.warm_tensors_of(number)
             self.ready.wait()
-            drive(number, worker, numbers, tensors, self.ends, recorder, self.losses, self.check)
+            between = self.check
+            drive(number, worker, self.numbers, tensors, ends, recorder, self.losses, between)
         except (Stopped, threading.BrokenBarrierError):
             pass
         except BaseException as error:

@@ -10,7 +10,9 @@ from torch import nn
 
 from executor.data import DataSet
 from executor.network import block_shapes, split
-from executor.perform import Loss
+from executor.slicing import Source
+from executor.tensors import Clip, Loss
+from executor.tree import floating
 from executor.weights import MakeOptimizer
 from simcore.ops import Item
 from simcore.schedule import Schedule
@@ -40,6 +42,10 @@ class DataSource:
         assert item == Item("activation", 0)
         return self.data.batch(batch, self.batch_size, self.seed)
 
+    def samples(self, batch: int) -> int:
+        """The samples of a mini-batch; the last of an epoch may have fewer."""
+        return self.data.size_of(batch, self.batch_size)
+
 
 class TemplateSource:
     """Tensors of the right shapes for any block, to time a block without its neighbours."""
@@ -54,10 +60,11 @@ class TemplateSource:
         if item == Item("activation", 0):
             return self.source.payload(item, 0)
         output = self.outputs[item.block]
-        return (output, self.labels) if item.kind == "activation" else output
+        return (output, self.labels) if item.kind == "activation" else tuple(floating(output))
 
-
-Source = DataSource | TemplateSource
+    def samples(self, batch: int) -> int:
+        """The samples of a mini-batch: all are the first one."""
+        return self.source.samples(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +74,8 @@ class Training:
     `make_schedule` and the rest can be pickled, so that each process builds the schedule itself.
     `bounds` are the layers at which blocks begin, with the number of layers last. `model` is not
     changed: every run starts from its weights. `threads` is the number of cores that a single
-    operation may use.
+    operation may use. `rate` and `alpha` are factors by the mini-batch, on the learning rate and on
+    the directions of forward gradients; `clip` limits the gradients of a block at each update.
     """
 
     make_schedule: Callable[[], Schedule]
@@ -78,6 +86,10 @@ class Training:
     loss: Loss = field(default_factory=nn.CrossEntropyLoss)
     seed: int = 0
     threads: int = 1
+    rate: Callable[[int], float] | None = None
+    alpha: Callable[[int], float] | None = None
+    clip: Clip | None = None
+    precision: torch.dtype | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
 

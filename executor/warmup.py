@@ -6,26 +6,25 @@ which takes many times as long as the passes that follow; the heap needs about t
 
 import copy
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import nn
 
-from executor.perform import Loss, WorkerTensors
+from executor.network import Stepper
+from executor.tensors import WorkerTensors
+from executor.tree import Value, detached, floating
 
 __all__ = ["warm_up"]
 
-_PASSES = 8
+_PASSES: Final = 8
 
 
-def warm_up(
-    tensors: WorkerTensors,
-    outputs: Sequence[torch.Tensor],
-    labels: torch.Tensor,
-    loss: Loss,
-) -> None:
+def warm_up(tensors: WorkerTensors, outputs: Sequence[Value], labels: torch.Tensor) -> None:
     """Train the worker's blocks for some passes, on copies; changes nothing else.
 
-    `outputs` are templates of all blocks' outputs, block 0 being the data.
+    `outputs` are templates of all blocks' outputs, block 0 being the data. Blocks that draw from
+    torch's random state are noted in `tensors.drawing`.
     """
     random_state = torch.get_rng_state()
     for block, module in tensors.modules.items():
@@ -36,11 +35,23 @@ def warm_up(
         # is not the training's own optimiser, which may count or log its steps.
         optimizer = torch.optim.SGD(learning, lr=0.0) if learning else None
         for _ in range(_PASSES):
-            inputs = outputs[block - 1].detach()
-            if block > 1 and inputs.is_floating_point():
-                inputs.requires_grad_()
-            output = twin(inputs)
-            (loss(output, labels) if last else output.sum()).backward()
+            inputs = detached(outputs[block - 1])
+            if block > 1:
+                for tensor in floating(inputs):
+                    tensor.requires_grad_()
+            before = torch.get_rng_state()
+            with tensors.precision():
+                if tensors.settings.passes.by_time:
+                    output = Stepper(twin)(inputs, None)[0]
+                else:
+                    output = twin(inputs)
+            if not torch.equal(before, torch.get_rng_state()):
+                tensors.drawing.add(block)
+            if last:
+                loss = tensors.settings.loss(output, labels)
+            else:
+                loss = torch.stack([tensor.sum() for tensor in floating(output)]).sum()
+            loss.backward()
             if optimizer is not None:
                 optimizer.step()
     torch.set_rng_state(random_state)

@@ -3,15 +3,15 @@
 Under `stash` a graph keeps the very parameters that its forward pass used: an update that finds
 the current parameters in use by a graph writes to copies of them, and publishes the copies.
 Autograd's own check, which refuses a backward pass through parameters that were changed in place,
-stays on. Under `mixed` updates write in place and that check is evaded on purpose: the optimiser
-works on aliases of the parameters, which have version counters of their own.
+stays on. Under `mixed` and `replay` updates write in place and that check is evaded on purpose: the
+optimiser works on aliases of the parameters, which have version counters of their own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import nn
@@ -21,9 +21,11 @@ from simcore.errors import InputError
 from simcore.ledger import Update as Landed
 from simcore.schedule import WeightRules
 
-__all__ = ["BlockWeights", "Leaves", "MakeOptimizer"]
+__all__ = ["AUXILIARY", "BlockWeights", "Leaves", "MakeOptimizer"]
 
+_Landed = TypeVar("_Landed")
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+AUXILIARY: Final = "auxiliary."  # before the names of weights that learn with a block
 
 
 @dataclass(eq=False, slots=True)
@@ -45,6 +47,7 @@ class _Copy:
 class BlockWeights:
     """The weights of a block that one worker (`exclusive`) or several update.
 
+    Those of `head`, an auxiliary network, are stepped with them, under names of their own.
     `make_optimizer` is called once for each optimiser state there is to be: for the block, or for
     each worker that updates it (`momentum="worker"`). `lock` is the ledger's. Raises `InputError`
     for a fused optimiser under `stash`: it changes parameters without autograd noticing.
@@ -57,29 +60,59 @@ class BlockWeights:
         make_optimizer: MakeOptimizer,
         exclusive: bool,
         lock: AbstractContextManager[Any],
+        head: nn.Module | None = None,
     ) -> None:
         self.rules, self.exclusive, self.make_optimizer = rules, exclusive, make_optimizer
         self.lock = lock
         learning = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if head is not None:
+            learning |= {f"{AUXILIARY}{name}": p for name, p in head.named_parameters()}
         self.current = Leaves(learning)
+        self.buffered = {0: self.current}
         self.writing = Lock()
         self._copies: dict[int, _Copy] = {}
         self._optimizers: dict[int, Optimizer] = {}
         if rules.policy == "stash":
             refuse_fused(make_optimizer(learning.values()))
 
+    def at(self, version: int) -> Leaves:
+        """The weights that a forward pass uses: the newest, or with a buffer those of a version."""
+        return self.buffered[version] if self.rules.buffer else self.current
+
     def step(
-        self, worker: int, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
+        self,
+        worker: int,
+        gradients: Sequence[torch.Tensor],
+        land: Callable[[], Landed],
+        rate: float = 1.0,
     ) -> Landed:
-        """Apply one gradient per parameter, as the rules say, and tell the ledger by `land`."""
+        """Apply one gradient per parameter, as the rules say, and tell the ledger by `land`.
+
+        `rate` is a factor on the optimiser's learning rate, dimensionless.
+        """
         if self.rules.policy == "stash":
-            return self._step_stashed(worker, gradients, land)
+            return self._step_stashed(worker, gradients, land, rate)
         if self.rules.write == "assign":
-            self._step_own_copy(worker, gradients)
+            self._step_own_copy(worker, gradients, rate)
         else:
             copy = self._aliases(worker)
-            _step(copy.optimizer, copy.parameters, gradients)
+            _step(copy.optimizer, copy.parameters, gradients, rate)
         return land()
+
+    def copied(self) -> list[torch.Tensor]:
+        """Copies of the weights, as they are found now."""
+        return [tensor.clone() for tensor in self._shared()]
+
+    def add(self, changes: list[torch.Tensor], land: Callable[[], int]) -> int:
+        """Add to the weights, one tensor per parameter, and tell the ledger by `land`."""
+        if self.rules.policy != "stash":
+            torch._foreach_add_(self._shared(), changes)
+            return land()
+        with self.writing:
+            new = self._copy_of(self.current)
+            torch._foreach_add_([p.data for p in new.parameters.values()], changes)
+            with self.lock:
+                return self._publish(new, land)
 
     def renew_copy(self, worker: int) -> None:
         """With `write=assign`: overwrite the worker's own copy with the shared weights."""
@@ -89,7 +122,11 @@ class BlockWeights:
                 own.copy_(shared)
 
     def _step_stashed(
-        self, worker: int, gradients: Sequence[torch.Tensor], land: Callable[[], Landed]
+        self,
+        worker: int,
+        gradients: Sequence[torch.Tensor],
+        land: Callable[[], Landed],
+        rate: float,
     ) -> Landed:
         # Two workers that both copied, stepped and published would lose one of the two steps.
         with self.writing:
@@ -98,20 +135,31 @@ class BlockWeights:
             if owner not in self._optimizers:
                 self._optimizers[owner] = self.make_optimizer(old.parameters.values())
             new = old
-            if old.graphs or not self.exclusive:
-                new = Leaves(
-                    {name: nn.Parameter(p.detach().clone()) for name, p in old.parameters.items()}
-                )
-                for optimizer in self._optimizers.values():
-                    _move(optimizer, old, new)
-            _step(self._optimizers[owner], list(new.parameters.values()), gradients)
+            if old.graphs or not self.exclusive or self.rules.buffer:
+                new = self._copy_of(old)
+            _step(self._optimizers[owner], list(new.parameters.values()), gradients, rate)
             with self.lock:  # who reads the weights reads their version with them
-                self.current = new
-                return land()
+                return self._publish(new, land)
 
-    def _step_own_copy(self, worker: int, gradients: Sequence[torch.Tensor]) -> None:
+    def _copy_of(self, old: Leaves) -> Leaves:
+        """Copies of the parameters, with which the optimisers go on."""
+        new = Leaves({name: nn.Parameter(p.detach().clone()) for name, p in old.parameters.items()})
+        for optimizer in self._optimizers.values():
+            _move(optimizer, old, new)
+        return new
+
+    def _publish(self, new: Leaves, land: Callable[[], _Landed]) -> _Landed:
+        """Make these the newest weights; with a buffer, those before them are kept as well."""
+        old, self.current = self.current, new
+        landed = land()
+        if self.rules.buffer:
+            newest = max(self.buffered) + 1
+            self.buffered = {newest - 1: old, newest: new}
+        return landed
+
+    def _step_own_copy(self, worker: int, gradients: Sequence[torch.Tensor], rate: float) -> None:
         copy = self._own_copy(worker)
-        _step(copy.optimizer, copy.parameters, gradients)
+        _step(copy.optimizer, copy.parameters, gradients, rate)
         for own, shared in zip(copy.parameters, self._shared(), strict=True):
             shared.copy_(own.detach())
 
@@ -148,8 +196,14 @@ def refuse_fused(optimizer: Optimizer) -> None:
 
 
 def _step(
-    optimizer: Optimizer, parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor]
+    optimizer: Optimizer,
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[torch.Tensor],
+    rate: float,
 ) -> None:
+    for group in optimizer.param_groups:
+        if rate != 1.0 or "initial_lr" in group:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()

@@ -12,16 +12,18 @@ import torch
 from executor.allocator import tune_allocator
 from executor.assembly import Parts
 from executor.clock import now_ns
-from executor.drive import Losses, drive
+from executor.drive import Losses, Numbers, drive
+from executor.forward_gradients import dual_level_of
+from executor.payloads import Codec
 from executor.ports import Exchange, LocalEnds, Port, local_port
 from executor.ring import Ring, Stop, Stopped
-from executor.ring_port import ProcessEnds, RingPort
+from executor.ring_port import ProcessEnds, RingMeeting, RingPort
 from executor.training import Training
 from simcore.errors import GradlagError
 from simcore.ops import Channel
 from simcore.trace import Recorder
 
-__all__ = ["Failed", "Finished", "Ready", "Rows", "work"]
+__all__ = ["Failed", "Finished", "Links", "Ready", "Rows", "work"]
 
 # How often a worker reports: what it measured since is lost if its process is killed.
 _REPORT_NS = 250_000_000
@@ -56,9 +58,14 @@ class Failed(NamedTuple):
     traceback: str
 
 
-def work(
-    number: int, pickled: bytes, rings: Mapping[int, Ring], stop: Stop, connection: Connection
-) -> None:
+class Links(NamedTuple):
+    """The rings of one worker: of channels, by number; of groups, by (group, sender, receiver)."""
+
+    channels: Mapping[int, Ring]
+    groups: Mapping[tuple[int, int, int], Ring]
+
+
+def work(number: int, pickled: bytes, links: Links, stop: Stop, connection: Connection) -> None:
     """The whole life of a worker's process."""
     reporter = _Reporter(connection, stop)
     try:
@@ -69,21 +76,32 @@ def work(
         schedule = training.make_schedule()
         parts = Parts(training, schedule, [number])
         tensors = parts.warm_tensors_of(number)
-        worker, exchange = schedule.workers[number], Exchange()
-        numbers = {channel: n for n, channel in enumerate(schedule.channels)}
+        worker, exchange, between = schedule.workers[number], Exchange(), links.groups
+        codec = Codec(parts.outputs, parts.labels, schedule.weights.tangents)
+        numbers = Numbers(schedule.channels, schedule.groups)
         ports: dict[Channel, Port] = {}
         for channel in (*worker.receives, *worker.sends):
-            ring = rings.get(numbers[channel])
+            ring = links.channels.get(numbers.channels[channel])
             ports[channel] = (
-                RingPort(ring, channel)
+                RingPort(ring, channel, codec)
                 if ring is not None
-                else local_port(schedule, channel, training.source, exchange)
+                else local_port(schedule, channel, parts.passes, exchange)
             )
-        ends = ProcessEnds(ports, LocalEnds(ports, exchange))
+        meetings = {
+            group: RingMeeting(
+                number,
+                {to: ring for (n, own, to), ring in between.items() if (n, own) == (at, number)},
+                {by: ring for (n, by, own), ring in between.items() if (n, own) == (at, number)},
+            )
+            for group, at in numbers.groups.items()
+            if group in worker.joins
+        }
+        ends = ProcessEnds(ports, LocalEnds(ports, exchange, {}), meetings)
         connection.send(Ready())
         connection.recv()
         recorder, losses = reporter.recorder, reporter.losses
-        drive(number, worker, numbers, tensors, ends, recorder, losses, reporter.between)
+        with dual_level_of(schedule):
+            drive(number, worker, numbers, tensors, ends, recorder, losses, reporter.between)
         reporter.report()
         connection.send(Finished(pickle.dumps(parts.state())))
         connection.recv()  # a process that has gone no longer tells what CPU time it took

@@ -41,10 +41,10 @@ def training(
     return Training(make_schedule, model, bounds, data, optimizer("sgd", 0.05, momentum=0.5))
 
 
-def network(layers: int, *extra: nn.Module) -> nn.Sequential:
+def network(layers: int, *extra: nn.Module, inputs: int = 4) -> nn.Sequential:
     """Linear layers with tanh; `extra` modules follow the first."""
     torch.manual_seed(5)
-    parts: list[nn.Module] = [nn.Linear(4, 6), nn.Tanh(), *extra]
+    parts: list[nn.Module] = [nn.Linear(inputs, 6), nn.Tanh(), *extra]
     for _ in range(layers - 2):
         parts += [nn.Linear(6, 6), nn.Tanh()]
     return nn.Sequential(*parts, nn.Linear(6, 3)).double().float()

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-from executor.perform import WorkerTensors, skeleton
+from executor.perform import perform
+from executor.slicing import Passes
+from executor.tensors import Settings, WorkerTensors, skeleton
 from executor.weights import BlockWeights, MakeOptimizer
 from simcore.errors import InputError
 from simcore.ledger import Ledger
@@ -38,6 +40,17 @@ class Tagging(Optimizer):
             for parameter in group["params"]:
                 with torch.no_grad():
                     parameter.add_(2.0 ** next(self.tags))
+
+
+class Whole(Passes):
+    """Every pass is a mini-batch."""
+
+    def __init__(self) -> None:
+        self.parts, self.by_time = 1, False
+
+
+def settings(rules: WeightRules, blocks: int) -> Settings:
+    return Settings(rules, blocks, lambda output, labels: output.sum(), Whole())
 
 
 class Scene:
@@ -65,7 +78,7 @@ class Scene:
                 self.ledger,
                 {k: skeleton(module) for k, module in modules.items()},
                 self.weights,
-                lambda output, labels: output.sum(),
+                settings(rules, blocks),
             )
             for number in range(workers)
         ]
@@ -77,14 +90,14 @@ class Scene:
         data = torch.ones(1, 1, dtype=torch.float64)
         self.workers[worker].give((Item("activation", 0),), batch, [(data, None)])
         for block in range(1, self.blocks + 1):
-            self.workers[worker].perform(Forward(block, batch))
+            perform(self.workers[worker], Forward(block, batch))
         return batch
 
     def backward(self, worker: int, block: int, batch: int) -> None:
-        self.workers[worker].perform(Backward(block, batch))
+        perform(self.workers[worker], Backward(block, batch))
 
     def update(self, worker: int, block: int) -> Landed:
-        landed = self.workers[worker].perform(Update(block)).landed
+        landed = perform(self.workers[worker], Update(block)).landed
         assert landed is not None
         return landed
 
@@ -366,18 +379,18 @@ def test_a_weight_with_two_names_stays_one_weight() -> None:
     ledger = Ledger(1, WeightRules())
     weights = BlockWeights(module, ledger.rules, partial(SGD, lr=1 / 6), True, ledger.lock)
     worker = WorkerTensors(
-        0, ledger, {1: skeleton(module)}, {1: weights}, lambda output, labels: output.sum()
+        0, ledger, {1: skeleton(module)}, {1: weights}, settings(ledger.rules, 1)
     )
     data = torch.ones(1, 1, dtype=torch.float64)
     for batch in (0, 1, 2):
         worker.give((Item("activation", 0),), batch, [(data, None)])
-    worker.perform(Forward(1, 0))
-    worker.perform(Forward(1, 1))  # its graph forces a copy
-    worker.perform(Backward(1, 0))
+    perform(worker, Forward(1, 0))
+    perform(worker, Forward(1, 1))  # its graph forces a copy
+    perform(worker, Backward(1, 0))
     assert worker.pending[1][0].item() == 6
-    worker.perform(Update(1))
-    worker.perform(Forward(1, 2))
-    worker.perform(Backward(1, 2))
+    perform(worker, Update(1))
+    perform(worker, Forward(1, 2))
+    perform(worker, Backward(1, 2))
     assert worker.pending[1][0].item() == pytest.approx(4, rel=1e-15)
-    worker.perform(Backward(1, 1))
+    perform(worker, Backward(1, 1))
     assert worker.pending[1][0].item() == pytest.approx(10, rel=1e-15)

@@ -1,0 +1,80 @@
+"""Updates and averages: what a worker adds to a round, and what it takes from it."""
+
+from collections.abc import Sequence
+
+import torch
+
+from executor.tensors import Done, WorkerTensors
+from simcore.errors import IllegalOperationError
+from simcore.ops import Merge, Snapshot, Update
+
+__all__ = ["Contribution", "contribution", "merge", "snapshot", "take_mean", "update"]
+
+Contribution = list[torch.Tensor] | None
+
+
+def update(tensors: WorkerTensors, operation: Update) -> Done:
+    """Apply the pending gradients of a block: their mean or sum, or the mean of all replicas."""
+    block, settings = operation.block, tensors.settings
+    if block in tensors.averaged:
+        gradients = tensors.averaged.pop(block)
+    elif tensors.ledger.pending(tensors.worker, block):
+        gradients = tensors.reduced(block)
+    else:
+        raise IllegalOperationError(f"worker {tensors.worker}: no gradient of block {block}")
+    if settings.clip is not None:
+        settings.clip(gradients)
+    factor = 1.0
+    if settings.rate is not None:
+        mini_batch = tensors.newest.get(block, 0) // settings.micro_batches
+        # Replicas see neighbouring mini-batches in one update, and must all take the same step.
+        factor = settings.rate(mini_batch - mini_batch % settings.batches_per_update)
+    landed = tensors.weights[block].step(
+        tensors.worker, gradients, lambda: tensors.ledger.update(tensors.worker, block), factor
+    )
+    return Done(landed.version, landed=landed)
+
+
+def snapshot(tensors: WorkerTensors, operation: Snapshot) -> Done:
+    """Copy a block's weights as they are now."""
+    block = operation.block
+    version = tensors.ledger.begin(tensors.worker, operation)
+    tensors.snapshots[block] = tensors.weights[block].copied()
+    return Done(version)
+
+
+def merge(tensors: WorkerTensors, operation: Merge) -> Done:
+    """Add to a block's weights what averaging changed in their snapshot."""
+    block = operation.block
+    changes = torch._foreach_sub(tensors.means.pop(block), tensors.snapshots.pop(block))
+    version = tensors.weights[block].add(
+        list(changes), lambda: tensors.ledger.merge(tensors.worker, block)
+    )
+    return Done(version)
+
+
+def contribution(tensors: WorkerTensors, block: int) -> Contribution:
+    """What the worker adds to a round over a block: its snapshot or gradients; None if neither."""
+    if block in tensors.snapshots:
+        return tensors.snapshots[block]
+    if block and tensors.ledger.pending(tensors.worker, block):
+        return tensors.reduced(block)
+    return None
+
+
+def take_mean(
+    tensors: WorkerTensors, block: int, contributions: Sequence[list[torch.Tensor]]
+) -> bool:
+    """Take the mean of what was contributed, in the same order by all members; was there any?"""
+    if not contributions:
+        return False
+    mean = [tensor.clone() for tensor in contributions[0]]
+    for other in contributions[1:]:
+        torch._foreach_add_(mean, other)
+    if len(contributions) > 1:
+        torch._foreach_div_(mean, len(contributions))
+    if block in tensors.snapshots:
+        tensors.means[block] = mean
+    else:
+        tensors.averaged[block] = mean
+    return True

@@ -47,7 +47,23 @@ class Codec:
 
     def examples(self, items: Sequence[Item]) -> list[torch.Tensor]:
         """The tensors of a message as large as the first one."""
-        return self.tensors(items, [self._example(item) for item in items])
+        return self.tensors(items, [self.example(item) for item in items])
+
+    def example(self, item: Item) -> Any:
+        """A payload like that of the first message."""
+        form = self.outputs[item.block]
+        match item.kind:
+            case "activation":
+                return form, self.labels
+            case "gradient":
+                return tuple(floating(form))
+            case "derivative":
+                return (tuple(floating(form)),) * self.directions
+            case "scalar":
+                return torch.zeros(self.directions)
+            case "error":
+                return form
+        raise _stays(item)
 
     def _payload(self, item: Item, rest: Iterator[torch.Tensor]) -> Any:
         form = self.outputs[item.block]
@@ -62,21 +78,6 @@ class Codec:
                 )
             case "scalar" | "error":
                 return next(rest)
-        raise _stays(item)
-
-    def _example(self, item: Item) -> Any:
-        form = self.outputs[item.block]
-        match item.kind:
-            case "activation":
-                return form, self.labels
-            case "gradient":
-                return tuple(floating(form))
-            case "derivative":
-                return (tuple(floating(form)),) * self.directions
-            case "scalar":
-                return torch.zeros(self.directions)
-            case "error":
-                return form
         raise _stays(item)
 
 

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from executor.isolated import Isolated
 from simcore.cluster import Link
-from simcore.ops import Channel
+from simcore.ops import Channel, Group
 from simcore.trace import KIND, Trace
 
 __all__ = ["Timings"]
 
 _WARM_UP: Final = 0.2  # the first part of each phase, which is not counted
-_COMPUTED: Final = (KIND["forward"], KIND["backward"], KIND["update"])
+_MESSAGES: Final = [KIND[kind] for kind in ("send", "receive", "arrive", "join")]
+_COMPUTED: Final = [code for code in KIND.values() if code not in _MESSAGES]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,27 +43,30 @@ class Timings:
     def __init__(self, isolated: Isolated, trace: Trace) -> None:
         self.isolated = isolated
         self.numbers = {name: number for number, name in enumerate(trace.header.channels)}
+        self.groups = {name: number for number, name in enumerate(trace.header.groups)}
         self.stretches = [
             stretch
             for worker in range(len(trace.header.workers))
             for stretch in self._stretches(worker, trace.spans[trace.spans["worker"] == worker])
         ]
 
-    def seconds(self, kind: str, block: int) -> Fraction:
-        """Mean cost of a computation while its worker is alone."""
-        return _mean_s(
-            np.concatenate([each.of(KIND[kind], block) for each in self._alone().values()])
-        )
+    def seconds(self, block: int, *kinds: str) -> Fraction | None:
+        """Mean cost of computations of these kinds while their worker is alone; None if none."""
+        costs = [
+            stretch.of(KIND[kind], block) for stretch in self._alone().values() for kind in kinds
+        ]
+        found = np.concatenate(costs)
+        return _mean_s(found) if len(found) else None
 
-    def loading(self) -> Fraction:
-        """Mean cost of taking a mini-batch from the data."""
+    def loading(self, source: Channel) -> Fraction:
+        """Mean cost of taking what a source of the schedule holds."""
         costs = [
             stretch.of(KIND["receive"], self.numbers[channel.name])
             for stretch in self._alone().values()
-            for channel in [self.isolated.inputs[stretch.worker]]
-            if channel.carries[0].block == 0
+            for channel in self.isolated.loads[source]
         ]
-        return _mean_s(np.concatenate(costs))
+        found = np.concatenate(costs)
+        return _mean_s(found) if len(found) else Fraction(0)
 
     def speeds(self) -> tuple[Fraction, ...]:
         """Speed of each of 1, 2, ... active workers, relative to one alone."""
@@ -94,6 +98,20 @@ class Timings:
             receive_s=_mean_s(received.of(KIND["receive"], number)),
         )
 
+    def round(self, group: Group) -> Fraction:
+        """Mean time of a round, from the last member's arrival to the end in the last one."""
+        number = self.groups[self.isolated.rounds[group][0].name]
+        first = len(self.isolated.active) + len(self.isolated.probes)
+        phase = first + list(self.isolated.rounds).index(group)
+        of_phase = [each.rows for each in self.stretches if each.phase == phase]
+        joins = [rows[_is(rows, "join", number)] for rows in of_phase]
+        copies = [rows[rows["kind"] == KIND["snapshot"]] for rows in of_phase]
+        rounds = min(map(len, joins))
+        ends = np.stack([rows["end"][:rounds] for rows in joins]).max(axis=0)
+        begun = np.stack([rows["end"][:rounds] for rows in copies]).max(axis=0)
+        counted = slice(int(rounds * _WARM_UP), rounds)
+        return _mean_s((ends - begun)[counted])
+
     def _alone(self) -> dict[int, _Stretch]:
         active = self.isolated.active
         return {
@@ -113,8 +131,10 @@ class Timings:
             for kind in _COMPUTED:
                 for block in np.unique(stretch.rows["block"][stretch.rows["kind"] == kind]):
                     chosen = common & _is(stretch.rows, kind, block)
-                    took += float(stretch.cost[chosen].sum())
-                    needed += chosen.sum() * alone[stretch.worker].of(kind, block).mean()
+                    usual = alone[stretch.worker].of(kind, block)
+                    if len(usual):
+                        took += float(stretch.cost[chosen].sum())
+                        needed += chosen.sum() * usual.mean()
         if not took:  # phases so short that they did not coincide: nothing is known
             return Fraction(1)
         # In thousandths, so that the simulator's integers stay small.
@@ -124,7 +144,8 @@ class Timings:
         rows = rows[np.argsort(rows["index"])]
         meeting = [self.numbers[c.name] for c in self.isolated.begin if c.name in self.numbers]
         meeting += [self.numbers["arrived"]] if "arrived" in self.numbers else []
-        meets = (rows["kind"] >= KIND["send"]) & np.isin(rows["block"], meeting)
+        message = np.isin(rows["kind"], (KIND["send"], KIND["receive"]))
+        meets = message & np.isin(rows["block"], meeting)
         # The batch of a meeting's messages is the phase that begins.
         places = np.flatnonzero(np.concatenate((meets, [True])))
         begin, phase = 0, 0

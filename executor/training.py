@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from executor.data import DataSet
-from executor.network import block_shapes, split
 from executor.slicing import Source
 from executor.tensors import Clip, Loss
-from executor.tree import floating
 from executor.weights import MakeOptimizer
 from simcore.ops import Item
 from simcore.schedule import Schedule
@@ -25,7 +23,6 @@ __all__ = [
     "DataSource",
     "RunResult",
     "Source",
-    "TemplateSource",
     "Training",
     "optimizer",
 ]
@@ -45,26 +42,6 @@ class DataSource:
     def samples(self, batch: int) -> int:
         """The samples of a mini-batch; the last of an epoch may have fewer."""
         return self.data.size_of(batch, self.batch_size)
-
-
-class TemplateSource:
-    """Tensors of the right shapes for any block, to time a block without its neighbours."""
-
-    def __init__(self, model: nn.Module, bounds: tuple[int, ...], source: DataSource) -> None:
-        self.source = source
-        inputs, self.labels = source.payload(Item("activation", 0), 0)
-        self.outputs = block_shapes(split(model, bounds), inputs)
-
-    def payload(self, item: Item, batch: int) -> Any:
-        """Real data; or an activation with labels, or a gradient of the same shape."""
-        if item == Item("activation", 0):
-            return self.source.payload(item, 0)
-        output = self.outputs[item.block]
-        return (output, self.labels) if item.kind == "activation" else tuple(floating(output))
-
-    def samples(self, batch: int) -> int:
-        """The samples of a mini-batch: all are the first one."""
-        return self.source.samples(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from executor.data import DataSet
-from executor.network import layers_of
+from executor.learning import Learning
+from executor.network import Stepper, layers_of
+from executor.slicing import time_steps
 from executor.training import DataSource, Training
 from executor.weights import MakeOptimizer
 from simcore.errors import InputError
@@ -52,7 +54,8 @@ class Experiment:
     """What stays the same while schedules change.
 
     `layer_costs` has a layer for each of the network's (see `executor.network.layers_of`); blocks
-    are made as even as they allow. `threads` is how many cores one operation may use.
+    are made as even as they allow. `threads` is how many cores one operation may use. With
+    `time_steps` the network takes one of so many parts of a sample after the other.
     """
 
     model: nn.Sequential
@@ -63,6 +66,8 @@ class Experiment:
     make_optimizer: MakeOptimizer
     seed: int = 0
     threads: int = 1
+    learning: Learning = Learning()
+    time_steps: int | None = None
 
     def __post_init__(self) -> None:
         layers, costs = len(layers_of(self.model)), len(self.layer_costs.layers)
@@ -95,6 +100,7 @@ class Experiment:
             self.make_optimizer,
             seed=self.seed,
             threads=self.threads if threads is None else threads,
+            learning=self.learning,
         )
 
     def accuracy(self, state: Mapping[str, torch.Tensor]) -> float:
@@ -102,6 +108,18 @@ class Experiment:
         model = copy.deepcopy(self.model)
         model.load_state_dict(dict(state))
         model.eval()
+        right = 0
         with torch.no_grad():
-            found = model(self.data.test_inputs).argmax(dim=1)
-        return float((found == self.data.test_labels).double().mean())
+            for inputs, labels in self.data.test_batches():
+                right += int((self._answers(model, inputs).argmax(dim=1) == labels).sum())
+        return right / len(self.data.test_labels)
+
+    def _answers(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """What a network says of samples, (samples, classes); at the last time step, if any."""
+        if self.time_steps is None:
+            found: torch.Tensor = model(inputs)
+            return found
+        stepper, states = Stepper(model), None
+        for part in time_steps(inputs, self.time_steps):
+            found, states = stepper(part, states)
+        return found

@@ -114,7 +114,7 @@ def _row(experiment: Experiment, outcome: Outcome, one_thread: Pair, all_cores: 
 
 def _batch_s(trace: Trace) -> float:
     """Seconds per batch of the whole run, start-up and drain included."""
-    return makespan_s(trace) / trace.header.batches
+    return makespan_s(trace) / trace.header.mini_batches
 
 
 def _measured_s(outcome: Outcome) -> float | None:

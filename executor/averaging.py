@@ -22,13 +22,14 @@ def update(tensors: WorkerTensors, operation: Update) -> Done:
         gradients = tensors.reduced(block)
     else:
         raise IllegalOperationError(f"worker {tensors.worker}: no gradient of block {block}")
-    if settings.clip is not None:
-        settings.clip(gradients)
+    if settings.learning.clip is not None:
+        settings.learning.clip(gradients)
     factor = 1.0
-    if settings.rate is not None:
+    if settings.learning.rate is not None:
         mini_batch = tensors.newest.get(block, 0) // settings.micro_batches
         # Replicas see neighbouring mini-batches in one update, and must all take the same step.
-        factor = settings.rate(mini_batch - mini_batch % settings.batches_per_update)
+        whole = mini_batch - mini_batch % settings.batches_per_update
+        factor = settings.learning.rate(settings.first_batch + whole)
     landed = tensors.weights[block].step(
         tensors.worker, gradients, lambda: tensors.ledger.update(tensors.worker, block), factor
     )

@@ -37,7 +37,7 @@ def tangent(tensors: WorkerTensors, operation: Tangent) -> Done:
     """A forward pass for each direction; the values are the same in all of them."""
     block, batch = operation.block, operation.batch
     taken = tensors.take(consumed(operation, tensors.blocks), batch)
-    data, labels = taken[0]
+    data, labels = tensors.received(taken[0][0]), taken[0][1]
     below: Sequence[Any] = taken[1] if block > 1 else [None] * tensors.rules.tangents
     with tensors.ledger.lock:
         version = tensors.ledger.begin(tensors.worker, operation)
@@ -133,7 +133,8 @@ def _directions(
     known = tensors.directions.get(block)
     if known is not None and known[0] == mini_batch:
         return list(known[1])
-    generator = torch.Generator().manual_seed(tensors.seed_of(block, mini_batch))
+    seed = tensors.seed_of(block, tensors.settings.first_batch + mini_batch)
+    generator = torch.Generator().manual_seed(seed)
     scales = _scales(tensors, block, mini_batch, len(weights))
     drawn = []
     for _ in range(tensors.rules.tangents):
@@ -156,8 +157,9 @@ def _draw(like: torch.Tensor, distribution: str, generator: torch.Generator) -> 
 
 def _scales(tensors: WorkerTensors, block: int, mini_batch: int, parameters: int) -> list[float]:
     """The scale of each parameter's direction: 1 for the classifier, alpha for all below it."""
-    ramp = tensors.settings.alpha
-    alpha = tensors.rules.alpha * (1.0 if ramp is None else ramp(mini_batch))
+    ramp = tensors.settings.learning.alpha
+    number = tensors.settings.first_batch + mini_batch
+    alpha = tensors.rules.alpha * (1.0 if ramp is None else ramp(number))
     if block < tensors.blocks:
         return [alpha] * parameters
     learning = [
@@ -173,7 +175,9 @@ def _dual(value: Value, derivative: Sequence[torch.Tensor] | None) -> Value:
         return value
     rest = iter(derivative)
     duals = (
-        forward_ad.make_dual(tensor, next(rest)) if tensor.is_floating_point() else tensor
+        forward_ad.make_dual(tensor, next(rest).to(tensor.dtype))
+        if tensor.is_floating_point()
+        else tensor
         for tensor in flat(value)
     )
     return refilled(value, duals)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
+from analysis.cli.learning import OptimizerFlags
 from analysis.cli.options import FLAGS, Json, Out, flag, parsed, with_flags
 from analysis.cli.output import Bar, console, folder, print_json
-from analysis.cli.training import NetworkFlags, OptimizerFlags, Setup, TrainingFlags
+from analysis.cli.training import NetworkFlags, Setup, TrainingFlags
 from analysis.cli.values import one_of, option_value
 from simcore.errors import InputError, RunError
 from simcore.options import OPTIONS

@@ -4,9 +4,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Final
 
+from analysis.cli.learning import OptimizerFlags
 from analysis.cli.options import Json, flag, with_flags
 from analysis.cli.output import Bar, console, folder, note
-from analysis.cli.training import NetworkFlags, OptimizerFlags
+from analysis.cli.training import NetworkFlags
 from analysis.cli.values import whole
 
 if TYPE_CHECKING:

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
+from analysis.cli.learning import OptimizerFlags
 from analysis.cli.options import Json, Out, Schedule, flag, read_options, with_flags
 from analysis.cli.output import Bar, console, folder, print_json
-from analysis.cli.training import NetworkFlags, OptimizerFlags, Setup, TrainingFlags
+from analysis.cli.training import NetworkFlags, Setup, TrainingFlags
 from analysis.cli.values import one_of
 from simcore.errors import InputError
 

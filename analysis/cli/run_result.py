@@ -58,8 +58,7 @@ class Report:
         """The report of a run; of one that ended early, of what was done until then."""
         trace = result.trace
         header, makespan_s = trace.header, metrics.makespan_s(result.trace)
-        backward = trace.of_kind("backward")
-        finished = int((backward["block"] == 1).sum())
+        finished = len(result.losses)
         last_epoch = experiment.data.batches_per_epoch(experiment.batch_size)
         losses = [loss for _, loss, _ in result.losses]
         document = {
@@ -111,7 +110,7 @@ class Report:
     def show(self, screen: "Console") -> None:
         """Print what is to be read."""
         found = self.document
-        of = f"of {self.result.trace.header.batches}"
+        of = f"of {self.result.trace.header.mini_batches}"
         facts = [
             ("batches", f"{found['batches_finished']} {of} in {seconds(found['makespan_s'])}"),
             ("time per batch", seconds(found["batch_s"])),

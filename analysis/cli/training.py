@@ -1,40 +1,50 @@
 """The flags of what is trained and how, and the experiment that they make."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
 
 from analysis.cli.costs import WorkloadFile, fitted
+from analysis.cli.learning import OptimizerFlags
 from analysis.cli.options import Seed, flag
 from analysis.cli.output import Bar
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
-from analysis.cli.values import MOST_SEED, number, one_of, whole
+from analysis.cli.values import MOST_SEED, one_of, whole
 from simcore.errors import InputError
-from simcore.schedules import build, find
+from simcore.schedules import find
 
 if TYPE_CHECKING:
     from torch import nn
 
     from analysis.experiment import Experiment
     from executor.data import DataSet
-    from executor.weights import MakeOptimizer
+    from executor.recipes import Recipe
     from simcore.workload import Workload
 
 __all__ = [
     "DATA_SETS",
     "Network",
     "NetworkFlags",
-    "OptimizerFlags",
     "Setup",
     "TrainingFlags",
 ]
 
 _PANEL: Final = "Training"
-DATA_SETS: Final = ("digits", "generated")
-_OPTIMIZERS: Final = ("sgd", "adam")
-_LEARNING_RATES: Final = {"sgd": "0.05", "adam": "0.001"}
+DATA_SETS: Final = (
+    "digits",
+    "generated",
+    "mnist",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "imdb",
+    "images",
+)
+_NEVER_VARIED: Final = ("digits", "generated", "imdb")
 _MOST_THREADS: Final = 4096
-_FEW: Final = 4  # batches of a schedule that is built only to see whether it can run
 # Enough to cut layers into even blocks.
 _REPEATS, _PHASE_S = 2, 0.2
 
@@ -49,6 +59,8 @@ class Network:
     batch_size: int
     seed: int
     layers: int
+    augment: bool = False
+    time_steps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +72,24 @@ class NetworkFlags:
         flag(
             "--model",
             "SPEC",
-            "mlp:DEPTHxWIDTH, conv:DEPTHxCHANNELS, or package.module:function that makes an "
+            "mlp:DEPTHxWIDTH, conv:DEPTHxCHANNELS, rnn:DEPTHxWIDTH, lstm:DEPTHxWIDTH, a network's "
+            "name (resnet18, convs:tanh, ...), or package.module:function that makes an "
             "nn.Sequential",
             _PANEL,
         ),
     ] = "mlp:8x512"
     data: Annotated[str, flag("--data", "|".join(DATA_SETS), "what is learned", _PANEL)] = "digits"
-    batch_size: Annotated[str, flag("--batch-size", "N", "samples of a mini-batch", _PANEL)] = "64"
+    data_dir: Annotated[
+        str | None,
+        flag("--data-dir", "DIR", "where its files are (default $GRADLAG_DATA or data)", _PANEL),
+    ] = None
+    augment: Annotated[
+        bool,
+        typer.Option("--augment", help="vary images from epoch to epoch", rich_help_panel=_PANEL),
+    ] = False
+    batch_size: Annotated[
+        str | None, flag("--batch-size", "N", "samples of a mini-batch (default 64)", _PANEL)
+    ] = None
     threads: Annotated[
         str, flag("--threads", "T", "cores that a single operation may use", _PANEL)
     ] = "1"
@@ -77,70 +100,36 @@ class NetworkFlags:
         """The number of cores of an operation."""
         return whole(self.threads, "--threads", most=_MOST_THREADS)
 
-    def make(self) -> Network:
-        """The network and its data. Raises `InputError` for bad flags."""
+    def by_recipe(self, recipe: "Recipe | None") -> "NetworkFlags":
+        """These flags, with those of a recipe where none were given."""
+        if recipe is None:
+            return self
+        varied = bool(recipe.augment) and self.data not in _NEVER_VARIED
+        size = str(recipe.batch_size) if self.batch_size is None else self.batch_size
+        return replace(self, batch_size=size, augment=self.augment or varied)
+
+    def make(self, time_steps: int | None = None) -> Network:
+        """The network and its data, of single time steps where samples are to be cut into these.
+
+        Raises `InputError` for bad flags.
+        """
         chosen = one_of(self.data, "--data", DATA_SETS)
-        size = whole(self.batch_size, "--batch-size")
+        size = whole(self.batch_size or "64", "--batch-size")
         seed = whole(self.seed, "--seed", least=0, most=MOST_SEED)
 
-        from executor import data
         from executor.allocator import tune_allocator
+        from executor.data import open_data
         from executor.models import make_model
         from executor.network import layers_of
+        from executor.slicing import step_of
 
         tune_allocator()  # as the processes of workers, which are measured too, do
-        samples = data.DATA_SETS[chosen]()
-        samples.batch(0, size, seed)
-        made = make_model(self.model, samples, seed)
-        return Network(self.model, made, samples, size, seed, len(layers_of(made)))
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerFlags:
-    """How weights are updated."""
-
-    optimizer: Annotated[
-        str, flag("--optimizer", "|".join(_OPTIMIZERS), "of torch.optim", _PANEL)
-    ] = "sgd"
-    learning_rate: Annotated[
-        str | None, flag("--learning-rate", "X", "default 0.05 for sgd, 0.001 for adam", _PANEL)
-    ] = None
-    momentum_factor: Annotated[
-        str | None,
-        flag(
-            "--momentum-factor",
-            "X",
-            "momentum of sgd, 0 to 1 (default 0); --momentum is another thing: whose momentum",
-            _PANEL,
-        ),
-    ] = None
-    weight_decay: Annotated[str, flag("--weight-decay", "X", "of the optimizer", _PANEL)] = "0"
-
-    def settings(self) -> dict[str, object]:
-        """The values. Raises `InputError` for bad ones."""
-        chosen, factor = one_of(self.optimizer, "--optimizer", _OPTIMIZERS), self.momentum_factor
-        if chosen == "adam" and factor is not None:
-            rule = "is for sgd alone, as adam has momentum of its own"
-            raise InputError("--momentum-factor", factor, rule, "leave it out")
-        rate = self.learning_rate or _LEARNING_RATES[chosen]
-        return {
-            "optimizer": chosen,
-            "learning_rate": number(rate, "--learning-rate", above=True),
-            "momentum_factor": number(factor or "0", "--momentum-factor", most=1),
-            "weight_decay": number(self.weight_decay, "--weight-decay"),
-        }
-
-    def make(self) -> "MakeOptimizer":
-        """A maker of optimisers."""
-        from executor.training import optimizer
-
-        found = self.settings()
-        return optimizer(
-            "adam" if found["optimizer"] == "adam" else "sgd",
-            float(str(found["learning_rate"])),
-            float(str(found["momentum_factor"])),
-            float(str(found["weight_decay"])),
-        )
+        samples = open_data(chosen, self.data_dir, self.augment)
+        samples.size_of(0, size)
+        seen = samples if time_steps is None else step_of(samples, time_steps)
+        made = make_model(self.model, seen, seed)
+        layers = len(layers_of(made))
+        return Network(self.model, made, samples, size, seed, layers, self.augment, time_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +164,15 @@ class Setup:
     ) -> "Setup":
         """The setup of schedules with their options; `batches` is None if none were asked for.
 
-        Raises `InputError` for bad flags, for what needs too much memory or is only simulated so
-        far, and for more blocks than the network has layers.
+        Raises `InputError` for bad flags, for what needs too much memory, and for more blocks than
+        the network has layers.
         """
-        from executor.support import refuse_unsupported
-
+        recipe = optimizer.found_recipe()
+        optimizer, network = optimizer.by_recipe(), network.by_recipe(recipe)
         optimizer.settings()
+        if recipe is not None and training.epochs is None and batches is None:
+            wanted = None if recipe.epochs is None else str(recipe.epochs)
+            training = replace(training, epochs=wanted)
         threads, count = network.cores, 100 if batches is None else int(str(batches))
         if training.epochs is not None and batches is not None:
             rule = "must not be given with --batches"
@@ -188,11 +180,7 @@ class Setup:
         epochs = None if training.epochs is None else whole(training.epochs, "--epochs")
         # Once before anything is made, and again when it is known how long an epoch is.
         _refuse(schedules, count if epochs is None else epochs, training.memory_limit)
-        for name, options in schedules:
-            few: dict[str, Any] = {**options, "batches": _FEW}
-            few["batches"] = max(_FEW, few.get("replicas", 1))
-            refuse_unsupported(build(name, **few))
-        made = network.make()
+        made = network.make(_time_steps(schedules))
         if epochs is not None:
             count = epochs * made.data.batches_per_epoch(made.batch_size)
             _refuse(schedules, count, training.memory_limit)
@@ -220,16 +208,21 @@ class Setup:
             self.optimizer.make(),
             network.seed,
             self.threads,
+            self.optimizer.learning(network.data.batches_per_epoch(network.batch_size)),
+            network.time_steps,
         )
 
     def _measured_costs(self, bar: Bar) -> "Workload":
         from torch import nn
 
         from executor.profile import profile
+        from executor.slicing import time_steps
 
         network = self.network
         bar.stage(f"timing the {network.layers} layers")
         inputs, labels = network.data.batch(0, network.batch_size, network.seed)
+        if network.time_steps is not None:
+            inputs = time_steps(inputs, network.time_steps)[0]
         return profile(
             network.model,
             inputs,
@@ -249,11 +242,30 @@ class Setup:
         return {
             "model": network.spec,
             "data": network.data.name,
+            **({"augment": True} if network.augment else {}),
             "batch_size": network.batch_size,
             "batches": self.batches,
             **self.optimizer.settings(),
             "seed": network.seed,
         }
+
+
+def _time_steps(schedules: Sequence[tuple[str, Mapping[str, object]]]) -> int | None:
+    """The time steps into which a schedule cuts samples; None if none does.
+
+    Raises `InputError` where they differ: one network cannot take both.
+    """
+    wanted = {
+        options.get("time_steps", entry.defaults.get("time_steps"))
+        for name, options in schedules
+        for entry in [find(name)]
+        if name != "bp"
+    }
+    steps = [each for each in wanted if isinstance(each, int)]
+    if len(wanted) > 1 and steps:
+        rule = "must be the same in all schedules, as they train one network"
+        raise InputError("time_steps", steps[0], rule, "compare it by itself")
+    return steps[0] if steps else None
 
 
 def _refuse(

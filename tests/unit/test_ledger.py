@@ -186,3 +186,38 @@ def test_copies_are_renewed_by_layer_or_by_pass() -> None:
         backward(ledger, 0, 1, 0)  # by layer, the copy of block 1 is renewed only now
         bases[refresh] = [ledger.update(0, 1).base, ledger.update(0, 2).base]
     assert bases == {"layer": [1, 0], "pass": [0, 0]}
+
+
+def test_ledgers_of_several_processes_share_versions_and_raise_them_under_their_lock() -> None:
+    class Held:
+        times = 0
+
+        def __enter__(self) -> None:
+            self.times += 1
+            assert versions == before
+
+        def __exit__(self, *_: object) -> None:
+            assert versions != before
+
+    versions, raising = [[0, 0, 0], [0, 0, 0]], Held()
+    rules, replicas = WeightRules(policy="mixed"), (0, 0, 1)
+    ledgers = [Ledger(2, rules, replicas, versions, raising) for _ in range(3)]
+    for worker, ledger in enumerate(ledgers):
+        ledger.begin(worker, Forward(2, worker))
+    before = [[0, 0, 0], [0, 0, 0]]
+    backward_of(ledgers[0], 0)
+    assert ledgers[0].update(0, 2).gradients == (Applied(2, 0, 0, 0, 0),)
+    before = [[0, 0, 1], [0, 0, 0]]
+    backward_of(ledgers[1], 1)  # it finds what the other has raised
+    update = ledgers[1].update(1, 2)
+    assert (update.version, update.gradients) == (1, (Applied(2, 1, 0, 0, 1),))
+    before = [[0, 0, 2], [0, 0, 0]]
+    assert ledgers[2].merge(2, 2) == 0
+    assert versions == [[0, 0, 2], [0, 0, 1]]
+    assert [ledger.version(2, 0) for ledger in ledgers] == [2, 2, 2]
+    assert raising.times == 3
+
+
+def backward_of(ledger: Ledger, worker: int) -> None:
+    ledger.begin(worker, Backward(2, worker))
+    ledger.end(worker, Backward(2, worker))

@@ -1,7 +1,8 @@
 """An experiment: one network, one data set, one way to learn, to be trained by any schedule."""
 
 import copy
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -54,7 +55,8 @@ class Experiment:
     """What stays the same while schedules change.
 
     `layer_costs` has a layer for each of the network's (see `executor.network.layers_of`); blocks
-    are made as even as they allow. `threads` is how many cores one operation may use. With
+    are made as even as they allow. `threads` is how many cores one operation may use (None: all
+    cores, shared out among the workers). `about` says what is trained, for readers of traces. With
     `time_steps` the network takes one of so many parts of a sample after the other.
     """
 
@@ -65,9 +67,10 @@ class Experiment:
     batches: int
     make_optimizer: MakeOptimizer
     seed: int = 0
-    threads: int = 1
+    threads: int | None = None
     learning: Learning = Learning()
     time_steps: int | None = None
+    about: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         layers, costs = len(layers_of(self.model)), len(self.layer_costs.layers)
@@ -87,20 +90,34 @@ class Experiment:
         blocks = layers if name == "layers" else max(1, min(default, layers // chunks))
         return {name: blocks, **wanted.options, "batches": self.batches}
 
-    def training(self, wanted: Wanted, threads: int | None = None) -> Training:
-        """The training by a schedule. Raises `InputError` for options that do not fit."""
+    def training(
+        self,
+        wanted: Wanted,
+        threads: int | None = None,
+        bounds: Sequence[int] | None = None,
+    ) -> Training:
+        """The training by a schedule, with blocks that are even or as the bounds say.
+
+        Raises `InputError` for options or bounds that do not fit.
+        """
         factory: Callable[..., Schedule] = build
         make_schedule = partial(factory, wanted.name, **self.options(wanted))
         schedule = make_schedule()
+        if bounds is None:
+            bounds = partition(self.layer_costs, schedule.blocks).bounds
+        if threads is None:
+            cores = os.cpu_count() or 1
+            threads = self.threads or max(1, cores // len(schedule.workers))
         return Training(
             make_schedule,
             self.model,
-            partition(self.layer_costs, schedule.blocks).bounds,
+            tuple(bounds),
             DataSource(self.data, self.batch_size, self.seed),
             self.make_optimizer,
             seed=self.seed,
-            threads=self.threads if threads is None else threads,
+            threads=threads,
             learning=self.learning,
+            about={"training": {**self.about, "bounds": list(bounds)}} if self.about else {},
         )
 
     def accuracy(self, state: Mapping[str, torch.Tensor]) -> float:

@@ -46,7 +46,7 @@ def study(
     cores = os.cpu_count() or 1
     plain = Wanted("bp")
 
-    def outcome_of(each: Wanted, threads: int) -> Outcome:
+    def outcome_of(each: Wanted, threads: int | None) -> Outcome:
         found = measure(
             experiment, each, runtime=runtime, threads=threads, told=told, progress=progress
         )

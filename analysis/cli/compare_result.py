@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from analysis.bounds import to_json
 from analysis.cli.output import Bar, note, write_json
-from analysis.cli.run_result import losses_text
 from analysis.cli.training import Setup
 from analysis.compare import Outcome
 from analysis.comparison_tables import markdown, table
 from analysis.experiment import Experiment, Wanted
+from analysis.metrics_files import table_text
 from analysis.report import REPORT, Run, stems, write_report
 from analysis.study import Study, study
 from executor.processes import obstacle
@@ -93,7 +93,7 @@ class Results:
         dump_trace(outcome.measured, real)
         dump_trace(outcome.predicted, predicted)
         dump_perfetto(perfetto, outcome.predicted, outcome.measured)
-        write_whole(losses, losses_text(outcome.result.losses))
+        write_whole(losses, table_text(("batch", "loss", "seconds"), outcome.result.losses))
         dump_workload(outcome.calibration.blocks, workload)
         dump_cluster(outcome.calibration.cluster, cluster)
 

@@ -134,13 +134,15 @@ class OptimizerFlags:
 
     def settings(self) -> dict[str, object]:
         """The values, for reports. Raises `InputError` for bad ones."""
-        self.make()
+        import torch
+
+        made = self.make()([torch.nn.Parameter(torch.zeros(1))]).defaults
         self.learning(1)
         found: dict[str, object] = {
             "optimizer": (self.optimizer or "sgd").lower(),
-            "learning_rate": self.rate,
-            "momentum_factor": number(self.momentum_factor or "0", "--momentum-factor", most=1),
-            "weight_decay": number(self.weight_decay or "0", "--weight-decay"),
+            "learning_rate": float(made["lr"]),
+            "momentum_factor": float(made.get("momentum", 0.0)),
+            "weight_decay": float(made.get("weight_decay", 0.0)),
         }
         if self.optimizer_option:
             found["optimizer_options"] = list(self.optimizer_option)

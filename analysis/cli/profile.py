@@ -42,7 +42,7 @@ def command(
     programs disturb the measurement are dropped and repeated.
     """
     wanted = whole(repeats, "--repeats")
-    cores = network_flags.cores
+    cores = network_flags.cores or 1
     optimizer_flags.settings()
     network = network_flags.make()
     file = _file(out)

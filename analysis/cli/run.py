@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Final, cast
 from analysis.cli.learning import OptimizerFlags
 from analysis.cli.options import Json, Out, Schedule, flag, read_options, with_flags
 from analysis.cli.output import Bar, console, folder, print_json
+from analysis.cli.ranks import Silent, follows, led
 from analysis.cli.training import NetworkFlags, Setup, TrainingFlags
 from analysis.cli.values import one_of
+from executor.launched import launched, require_launch
 from simcore.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,10 +30,12 @@ gradlag run adl --modules 16 --model mlp:16x32 --runtime replay
 """
 _AUTOMATIC: Final = "auto"
 _REPLAY: Final = "replay"
-_RUNTIMES: Final = (_AUTOMATIC, "threads", "processes", _REPLAY)
+_TORCHRUN: Final = "torchrun"
+_RUNTIMES: Final = (_AUTOMATIC, "threads", "processes", _TORCHRUN, _REPLAY)
 
 
 @with_flags
+@led
 def command(
     schedule: Schedule,
     options: dict[str, str],
@@ -43,8 +47,8 @@ def command(
         flag(
             "--runtime",
             "|".join(_RUNTIMES),
-            "one process per worker (auto, where the schedule allows it), one thread per worker, "
-            "or all workers in turn in the order of a trace",
+            "one process per worker (auto, where the schedule allows it; torchrun, where that "
+            "started them), one thread per worker, or all workers in turn in the order of a trace",
             "Training",
         ),
     ] = _AUTOMATIC,
@@ -65,21 +69,30 @@ def command(
     chosen = one_of(runtime, "--runtime", _RUNTIMES)
     if trace is not None and chosen != _REPLAY:
         raise InputError("--trace", trace, "is what --runtime replay follows", "leave it out")
+    if launched() and chosen == _AUTOMATIC:
+        chosen = _TORCHRUN
+    if chosen == _TORCHRUN:
+        require_launch()
+    member = follows(chosen)
     setup = Setup.read([(schedule, given)], batches, network, optimizer_flags, training_flags)
 
     from analysis.cli.run_result import FILES, Report
     from analysis.experiment import Wanted
 
     path = folder(out, FILES)
-    with Bar(f"training by {schedule}") as bar:
+    with (Silent if member else Bar)(f"training by {schedule}") as bar:
         blocks = given.get("modules", given.get("layers"))
-        even = chosen != _REPLAY and blocks in (1, setup.network.layers)
+        even = member or (chosen != _REPLAY and blocks in (1, setup.network.layers))
         experiment = setup.experiment(bar, even=even)
         training = experiment.training(Wanted(schedule, given))
         followed = _followed(trace, experiment, training) if chosen == _REPLAY else None
         result, failure = _train(training, chosen, followed, bar)
     if failure is not None and not len(result.trace.spans):
         raise failure  # nothing was measured
+    if member:
+        if failure is not None:
+            raise failure
+        return
     report = Report.of(experiment, training, result, setup.settings)
     if path is not None:
         report.write(path)

@@ -1,18 +1,21 @@
 """What a real run found: its JSON document, its files, and what is shown."""
 
-import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import torch
+
+from analysis.batch_metrics import BatchMetrics, batch_metrics
 from analysis.cli.output import note, write_json
 from analysis.cli.views import print_facts, print_gaps, seconds, workers
 from analysis.experiment import Experiment
+from analysis.metrics_files import write_metrics
 from analysis.plots import draw_gap_histograms, draw_losses, draw_timelines, save_png
 from executor.machine import describe_machine
 from executor.training import RunResult, Training
@@ -25,12 +28,15 @@ from simcore.trace_file import dump_trace
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FILES", "SCHEMA", "Report", "losses_text"]
+    from analysis.state_difference import Difference
+
+__all__ = ["FILES", "SCHEMA", "Report", "write_weights"]
 
 SCHEMA: Final = "gradlag.run/1"
 FILES: Final = (
     "trace.jsonl",
-    "losses.csv",
+    "weights.pt",
+    "metrics.csv",
     "summary.json",
     "trace.perfetto.json",
     "timeline.png",
@@ -46,6 +52,8 @@ class Report:
 
     result: RunResult
     document: Mapping[str, Any]
+    metrics: Sequence[BatchMetrics] = ()
+    events: bool = False
 
     @classmethod
     def of(
@@ -54,8 +62,12 @@ class Report:
         training: Training,
         result: RunResult,
         about: Mapping[str, object],
+        events: bool = False,
     ) -> Self:
-        """The report of a run; of one that ended early, of what was done until then."""
+        """The report of a run; of one that ended early, of what was done until then.
+
+        With `events`, it will be written for TensorBoard as well.
+        """
         trace = result.trace
         header, makespan_s = trace.header, metrics.makespan_s(result.trace)
         finished = len(result.losses)
@@ -92,14 +104,23 @@ class Report:
             "failure": result.failure,
             "machine": describe_machine(),
         }
-        return cls(result, document)
+        base = about.get("learning_rate")
+        factor = training.learning.rate or (lambda mini_batch: 1.0)
+        rate = (lambda batch: float(str(base)) * factor(batch)) if base is not None else None
+        rows = batch_metrics(result, training.source.samples, rate)
+        return cls(result, document, rows, events)
+
+    def with_difference(self, difference: "Difference") -> Self:
+        """The report, with how the weights differ from those of the run that was replayed."""
+        return replace(self, document={**self.document, "weights": asdict(difference)})
 
     def write(self, path: Path) -> None:
         """Write trace, losses, summary and plots; the most valuable first."""
         trace = self.result.trace
         label = f"{trace.header.schedule}, {trace.header.about['runtime']}"
         dump_trace(trace, path / "trace.jsonl")
-        write_whole(path / "losses.csv", losses_text(self.result.losses))
+        write_weights(self.result, path / "weights.pt")
+        write_metrics(path, self.metrics, trace.header.blocks, events=self.events)
         write_json(path / "summary.json", self.document)
         dump_perfetto(path / "trace.perfetto.json", trace)
         save_png(draw_timelines([(label, trace)]), path / "timeline.png")
@@ -126,18 +147,19 @@ class Report:
         if (found["other_cpu_share"] or 0.0) > _OTHERS:
             share = f"other programs took {found['other_cpu_share']:.0%} of the machine"
             facts.append(("disturbed", share))
+        if (weights := found.get("weights")) is not None:
+            facts.append(("weights", weights["note"]))
         about = f"({found['model']}, {found['data']}, {found['runtime']})"
         print_facts(screen, found["schedule"], about, facts)
         print_gaps(screen, found["gaps"])
 
 
-def losses_text(losses: Sequence[tuple[int, float, float]]) -> str:
-    """Losses as CSV, with a heading."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(("batch", "loss", "seconds"))
-    table.writerows(losses)
-    return text.getvalue()
+def write_weights(result: RunResult, file: Path) -> None:
+    """Write the trained network's state, as `torch.load` reads it; nothing, if it did not end."""
+    if result.state is not None:
+        whole = io.BytesIO()
+        torch.save(result.state, whole)
+        write_whole(file, whole.getvalue())
 
 
 def _layers(numbers: list[int]) -> str:

@@ -61,6 +61,7 @@ class Network:
     layers: int
     augment: bool = False
     time_steps: int | None = None
+    data_dir: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,18 @@ class NetworkFlags:
         str | None, flag("--batch-size", "N", "samples of a mini-batch (default 64)", _PANEL)
     ] = None
     threads: Annotated[
-        str, flag("--threads", "T", "cores that a single operation may use", _PANEL)
-    ] = "1"
+        str | None,
+        flag(
+            "--threads", "T", "cores that an operation may use (default: all, shared out)", _PANEL
+        ),
+    ] = None
     seed: Seed = "0"
 
     @property
-    def cores(self) -> int:
-        """The number of cores of an operation."""
+    def cores(self) -> int | None:
+        """The number of cores of an operation; None where it was not given."""
+        if self.threads is None:
+            return None
         return whole(self.threads, "--threads", most=_MOST_THREADS)
 
     def by_recipe(self, recipe: "Recipe | None") -> "NetworkFlags":
@@ -129,7 +135,8 @@ class NetworkFlags:
         seen = samples if time_steps is None else step_of(samples, time_steps)
         made = make_model(self.model, seen, seed)
         layers = len(layers_of(made))
-        return Network(self.model, made, samples, size, seed, layers, self.augment, time_steps)
+        about = self.augment, time_steps, self.data_dir
+        return Network(self.model, made, samples, size, seed, layers, *about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,7 @@ class Setup:
 
     network: Network
     optimizer: OptimizerFlags
-    threads: int
+    threads: int | None
     batches: int
     costs: "Workload | None"
 
@@ -210,6 +217,7 @@ class Setup:
             self.threads,
             self.optimizer.learning(network.data.batches_per_epoch(network.batch_size)),
             network.time_steps,
+            self.settings,
         )
 
     def _measured_costs(self, bar: Bar) -> "Workload":
@@ -230,7 +238,7 @@ class Setup:
             nn.CrossEntropyLoss(),
             self.optimizer.make(),
             _REPEATS,
-            self.threads,
+            self.threads or 1,
             phase_s=_PHASE_S,
             name=network.spec,
         )
@@ -242,6 +250,7 @@ class Setup:
         return {
             "model": network.spec,
             "data": network.data.name,
+            **({} if network.data_dir is None else {"data_dir": network.data_dir}),
             **({"augment": True} if network.augment else {}),
             "batch_size": network.batch_size,
             "batches": self.batches,

@@ -17,7 +17,7 @@ from executor.data import generated
 from executor.learning_rates import LearningRate, Steps, WarmUp
 from executor.optimizers import OPTIMIZERS, MuonWithAdamW, make_optimizer, optimizer_options
 from executor.threads import run_threads
-from executor.training import DataSource, Training
+from executor.training import DataSource, Learning, Training
 from executor.weights import BlockWeights
 from simcore.errors import InputError
 from simcore.schedule import WeightRules
@@ -134,7 +134,7 @@ def test_a_small_network_is_trained_as_by_torch(name: str) -> None:
     make = make_optimizer(name, RATE)
     schedule: Any = partial(build, "bp", modules=1, batches=batches)
     source = DataSource(data, 32, 0)
-    training = Training(schedule, model, (0, 2), source, make, rate=rate.factor)
+    training = Training(schedule, model, (0, 2), source, make, learning=Learning(rate=rate.factor))
     result = run_threads(training)
     plain = copy.deepcopy(model)
     optimizer = make(plain.parameters())

@@ -6,9 +6,9 @@ import torch
 
 from executor.tensors import Done, WorkerTensors
 from simcore.errors import IllegalOperationError
-from simcore.ops import Merge, Snapshot, Update
+from simcore.ops import Group, Merge, Snapshot, Update
 
-__all__ = ["Contribution", "contribution", "merge", "snapshot", "take_mean", "update"]
+__all__ = ["Contribution", "contribution", "merge", "snapshot", "take_result", "update"]
 
 Contribution = list[torch.Tensor] | None
 
@@ -54,8 +54,15 @@ def merge(tensors: WorkerTensors, operation: Merge) -> Done:
     return Done(version)
 
 
-def contribution(tensors: WorkerTensors, block: int) -> Contribution:
-    """What the worker adds to a round over a block: its snapshot or gradients; None if neither."""
+def contribution(tensors: WorkerTensors, group: Group, block: int) -> Contribution:
+    """What the worker adds to a round over a block: its snapshot or gradients; None if neither.
+
+    To the norm of all gradients it adds the sum of the squares of its own.
+    """
+    if group.reduces == "norm":
+        return _squares(tensors)
+    if block in tensors.averaged:  # they have been scaled
+        return tensors.averaged.pop(block)
     if block in tensors.snapshots:
         return tensors.snapshots[block]
     if block and tensors.ledger.pending(tensors.worker, block):
@@ -63,12 +70,21 @@ def contribution(tensors: WorkerTensors, block: int) -> Contribution:
     return None
 
 
-def take_mean(
-    tensors: WorkerTensors, block: int, contributions: Sequence[list[torch.Tensor]]
+def take_result(
+    tensors: WorkerTensors,
+    group: Group,
+    block: int,
+    contributions: Sequence[list[torch.Tensor]],
 ) -> bool:
-    """Take the mean of what was contributed, in the same order by all members; was there any?"""
+    """Take what a round came to, from contributions in the same order; were there any?
+
+    It is their mean, or a norm, to which gradients are scaled down if they must.
+    """
     if not contributions:
         return False
+    if group.reduces == "norm":
+        _scale_down(tensors, sum(float(squares) for [squares] in contributions) ** 0.5)
+        return True
     mean = [tensor.clone() for tensor in contributions[0]]
     for other in contributions[1:]:
         torch._foreach_add_(mean, other)
@@ -79,3 +95,23 @@ def take_mean(
     else:
         tensors.averaged[block] = mean
     return True
+
+
+def _squares(tensors: WorkerTensors) -> Contribution:
+    """The sum of the squares of all gradients that the next updates will apply."""
+    for block in list(tensors.pending):
+        tensors.averaged[block] = tensors.reduced(block)
+    gradients = [gradient for found in tensors.averaged.values() for gradient in found]
+    if not gradients:
+        return None
+    norms = torch.stack([norm.double() for norm in torch._foreach_norm(gradients)])
+    return [(norms**2).sum()]
+
+
+def _scale_down(tensors: WorkerTensors, norm: float) -> None:
+    """As `torch.nn.utils.clip_grad_norm_`, with the norm of the gradients of all workers."""
+    limit = tensors.settings.learning.global_norm
+    if limit is None or norm <= limit:
+        return
+    for gradients in tensors.averaged.values():
+        torch._foreach_mul_(gradients, limit / (norm + 1e-6))

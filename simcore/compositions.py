@@ -21,13 +21,16 @@ from simcore.ops import (
     Estimate,
     Forward,
     ForwardError,
+    Group,
     Item,
+    Join,
     Load,
     Play,
     Program,
     Receive,
     Replay,
     Send,
+    Update,
     Worker,
 )
 from simcore.replication import renamed, replicated
@@ -38,6 +41,7 @@ __all__ = ["COMPOSED", "compose"]
 # Composition -> its options with their defaults.
 COMPOSED: Final[dict[str, dict[str, object]]] = {
     "recompute": {"recompute": False},
+    "global_norm": {"global_norm": False},
     "replicas": {"replicas": 1},
     "loaders": {"loaders": 0, "prefetch": 2},
 }
@@ -51,15 +55,15 @@ def compose(
     Raises `InputError` for options that do not go together; `flags` are their names in errors.
     """
     own = dict(options)
-    around = {
+    around: dict[str, object] = {
         name: own.pop(name)
-        for name in ("recompute", "replicas", "loaders", "prefetch")
+        for name in ("recompute", "global_norm", "replicas", "loaders", "prefetch")
         if name in own and name not in _parameters(factory)
     }
     replicas, loaders = around.get("replicas", 1), around.get("loaders", 0)
     assert isinstance(replicas, int)
     assert isinstance(loaders, int)
-    one = partial(_maybe_recomputing, factory, bool(around.get("recompute")))
+    one = partial(_around_one, factory, around)
     if replicas > 1:
         schedule = replicated(one, own, replicas, flags.get("replicas", "replicas"))
     else:
@@ -75,11 +79,45 @@ def _parameters(factory: Callable[..., Schedule]) -> Mapping[str, object]:
     return inspect.signature(factory).parameters
 
 
-def _maybe_recomputing(
-    factory: Callable[..., Schedule], recompute: bool, **options: Any
+def _around_one(
+    factory: Callable[..., Schedule], around: Mapping[str, object], **options: Any
 ) -> Schedule:
+    """One replica of the schedule, with what is put around each by itself."""
     schedule = factory(**options)
-    return _recomputing(schedule) if recompute else schedule
+    schedule = _recomputing(schedule) if around.get("recompute") else schedule
+    return _normed(schedule) if around.get("global_norm") else schedule
+
+
+def _normed(schedule: Schedule) -> Schedule:
+    """Clipping by the norm of all gradients: before it updates, each worker waits for all.
+
+    It asks for a schedule whose workers update as often as each other, with nothing that comes
+    between those updates waiting for them.
+    """
+    group = Group("gradient norm", reduces="norm")
+    workers = (
+        replace(
+            worker,
+            program=partial(_norm_first, worker.program, group),
+            joins=(*worker.joins, group),
+        )
+        for worker in schedule.workers
+    )
+    return replace(schedule, workers=tuple(workers))
+
+
+def _norm_first(program: Callable[[], Program], group: Group) -> Program:
+    running, answer = program(), None
+    updating = False
+    while True:
+        try:
+            operation = running.send(answer)
+        except StopIteration:
+            return
+        if isinstance(operation, Update) and not updating:
+            yield Join(group)
+        updating = isinstance(operation, Update)
+        answer = yield operation
 
 
 def _recomputing(schedule: Schedule) -> Schedule:

@@ -133,11 +133,14 @@ class Group:
     """The workers that declare it, who synchronise or reduce together.
 
     Every member arrives as often as the others, unless it ends; the n-th arrivals of all members
-    make the n-th round. `blocks` are those whose gradients or weights a round may average.
+    make the n-th round. `blocks` are those whose gradients or weights a round may average. A group
+    that reduces to the `norm` adds up the squares of all its members' pending gradients instead,
+    for them to be scaled down together; its rounds are of no block.
     """
 
     name: str
     blocks: tuple[int, ...] = ()
+    reduces: Literal["mean", "norm"] = "mean"
 
 
 @dataclass(frozen=True, slots=True)

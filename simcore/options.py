@@ -127,6 +127,10 @@ OPTIONS: Final[dict[str, Option]] = {
         "keep the input of a forward pass instead of its graph, and run it again before the "
         "backward pass (checkpointing), with the same weights or, if mixed, with those found then"
     ),
+    "global_norm": _switch(
+        "all modules wait for the norm of all gradients before they update, to be clipped together "
+        "(in each replica by itself)"
+    ),
     "lockstep": _switch("all modules start each iteration together, as the papers draw it"),
     "directions": _choice("what random directions are drawn from", "gaussian", "rademacher"),
     "keep": _choice(

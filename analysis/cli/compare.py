@@ -78,7 +78,10 @@ def command(
     batches = None
     if "batches" in options:
         batches = option_value(OPTIONS["batches"], options["batches"], FLAGS["batches"])
-    choices = _choices(schedules, {k: v for k, v in options.items() if k != "batches"})
+    choices = [
+        (name, optimizer_flags.around(name, found))
+        for name, found in _choices(schedules, {k: v for k, v in options.items() if k != "batches"})
+    ]
     # Plain backpropagation is always measured, in as many modules as are its default.
     checked = [*choices, (_BASELINE, {})]
     setup = Setup.read(checked, batches, network, optimizer_flags, training_flags)

@@ -1,5 +1,6 @@
 """The flags of how weights are updated: optimiser, learning rate, clipping, precision."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -8,6 +9,7 @@ import typer
 from analysis.cli.options import flag
 from analysis.cli.values import number, whole
 from simcore.errors import InputError
+from simcore.schedules import find
 
 if TYPE_CHECKING:
     from executor.recipes import Recipe
@@ -18,6 +20,7 @@ __all__ = ["OptimizerFlags"]
 
 _PANEL: Final = "Learning"
 _LEARNING_RATES: Final = {"sgd": 0.05, "adam": 0.001}
+_GLOBAL: Final = "global-norm"
 _PRECISIONS: Final = ("float32", "bfloat16")
 
 
@@ -83,7 +86,12 @@ class OptimizerFlags:
     ] = None
     clip: Annotated[
         str | None,
-        flag("--clip", "norm:X|value:X", "limit the gradients of each block", _PANEL),
+        flag(
+            "--clip",
+            "norm:X|value:X",
+            "limit the gradients of each block; global-norm:X: those of all blocks together",
+            _PANEL,
+        ),
     ] = None
     precision: Annotated[
         str,
@@ -200,12 +208,37 @@ class OptimizerFlags:
                 rule = f"must be {' or '.join(_PRECISIONS)}, or one for each worker"
                 raise InputError("--precision", self.precision, rule, "write bfloat16, say")
         types = tuple(None if name == "float32" else torch.bfloat16 for name in names)
+        limit = self.norm_of_all()
         return Learning(
-            rate,
-            alpha,
-            None if self.clip is None else read_clip(self.clip).apply,
-            types if any(types) else (),
+            rate=rate,
+            alpha=alpha,
+            clip=None if self.clip is None or limit is not None else read_clip(self.clip).apply,
+            global_norm=limit,
+            precisions=types if any(types) else (),
         )
+
+    def norm_of_all(self) -> float | None:
+        """The limit on the norm of all gradients together, if there is one."""
+        kind, _, limit = (self.clip or "").partition(":")
+        return number(limit, "--clip", above=True) if kind == _GLOBAL else None
+
+    def around(self, name: str, options: Mapping[str, object]) -> dict[str, object]:
+        """The options of a schedule with what these flags ask of it.
+
+        Raises `InputError` where clipping together would take from the schedule what it is for.
+        """
+        if self.norm_of_all() is None:
+            return dict(options)
+        entry = find(name)
+        if "global_norm" not in entry.defaults:
+            rule = f"makes all modules wait for each other before they update, which {name} "
+            rule += (
+                f"is there to avoid (it breaks the locking: {entry.lockings_broken})"
+                if not entry.lockings_broken.startswith("none")
+                else "has no place for"
+            )
+            raise InputError("--clip", self.clip, rule, "use norm:X, which limits each block")
+        return {**options, "global_norm": True}
 
 
 def _text(value: object) -> str:

@@ -66,6 +66,7 @@ def command(
     """
     given = read_options(schedule, options)
     batches = given.pop("batches", None)
+    given = optimizer_flags.around(schedule, given)
     chosen = one_of(runtime, "--runtime", _RUNTIMES)
     if trace is not None and chosen != _REPLAY:
         raise InputError("--trace", trace, "is what --runtime replay follows", "leave it out")

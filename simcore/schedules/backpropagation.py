@@ -18,7 +18,7 @@ __all__ = ["bp", "ddp"]
     gap="0",
     memory="1 graph",
     per_update="M",
-    compositions=("recompute", "loaders"),
+    compositions=("recompute", "global_norm", "loaders"),
     rows=(2, 1),
 )
 def bp(

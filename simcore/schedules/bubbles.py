@@ -20,7 +20,7 @@ __all__ = ["interleaved_1f1b", "zb_h1"]
     lockings_broken="none",
     gap="0",
     memory="min(V m, 2(K-k) + (V-1)K + 1) graphs of micro-batches, each of one of V blocks",
-    compositions=("recompute", "replicas", "loaders"),
+    compositions=("recompute", "global_norm", "replicas", "loaders"),
     rows=(6, -1),
 )
 def interleaved_1f1b(
@@ -95,7 +95,7 @@ def interleaved_1f1b(
     lockings_broken="none",
     gap="0",
     memory="min(m, K) graphs of micro-batches, at most k-1 of them for the weight gradient alone",
-    compositions=("recompute", "replicas", "loaders"),
+    compositions=("recompute", "global_norm", "replicas", "loaders"),
     rows=(7, -1),
 )
 def zb_h1(

@@ -43,7 +43,7 @@ _MATRICES = "a fixed random matrix for each module but the last, output x classe
     gap="0",
     memory="1 graph",
     extra_parameters="a fixed random matrix for each one of weights, of the same size",
-    compositions=("recompute", "loaders"),
+    compositions=("recompute", "global_norm", "loaders"),
     rows=(2, 1),
 )
 def fa(modules: int = 4, batches: int = 100) -> Schedule:

@@ -17,7 +17,7 @@ __all__ = ["bp_mp", "gpipe", "one_f_one_b"]
     lockings_broken="none",
     gap="0",
     memory="1 graph",
-    compositions=("recompute", "replicas", "loaders"),
+    compositions=("recompute", "global_norm", "replicas", "loaders"),
     rows=(6, -1),
 )
 def bp_mp(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Schedule:
@@ -55,7 +55,7 @@ def bp_mp(modules: int = 4, batches: int = 100, weights: Policy = "stash") -> Sc
     lockings_broken="none",
     gap="0",
     memory="m graphs of micro-batches",
-    compositions=("recompute", "replicas", "loaders"),
+    compositions=("recompute", "global_norm", "replicas", "loaders"),
     rows=(6, -1),
 )
 def gpipe(
@@ -110,7 +110,7 @@ def gpipe(
     lockings_broken="none",
     gap="0",
     memory="min(m, K-k+1) graphs of micro-batches",
-    compositions=("recompute", "replicas", "loaders"),
+    compositions=("recompute", "global_norm", "replicas", "loaders"),
     rows=(6, -1),
 )
 def one_f_one_b(

@@ -288,7 +288,7 @@ def test_recomputing_adds_a_forward_pass_to_each_backward_pass(name: str) -> Non
 
 @pytest.mark.parametrize("name", FLUSHED)
 def test_replicas_and_loaders(name: str) -> None:
-    assert find(name).compositions == ("recompute", "replicas", "loaders")
+    assert find(name).compositions == ("recompute", "global_norm", "replicas", "loaders")
     alone = run(name, [(1, 2, 1)] * 2, batches=2)
     shared = run(name, [(1, 2, 1)] * 2, batches=4, replicas=2, loaders=1)
     assert makespan_s(shared) == makespan_s(alone)

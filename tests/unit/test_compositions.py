@@ -267,17 +267,27 @@ def played(schedule: Schedule) -> list[Any]:
     return found
 
 
-ALL = [name for name, entry in SCHEDULES.items() if len(entry.compositions) == 3]
+AROUND = {"recompute", "replicas", "loaders"}
+ALL = [name for name, entry in SCHEDULES.items() if AROUND <= {*entry.compositions}]
 
 
 @pytest.mark.parametrize("name", ALL)
-@given(replicas=st.integers(1, 3), loaders=st.integers(0, 2), recompute=st.booleans())
-def test_everything_goes_together(name: str, replicas: int, loaders: int, recompute: bool) -> None:
+@given(
+    replicas=st.integers(1, 3),
+    loaders=st.integers(0, 2),
+    recompute=st.booleans(),
+    norm=st.booleans(),
+)
+def test_everything_goes_together(
+    name: str, replicas: int, loaders: int, recompute: bool, norm: bool
+) -> None:
     """And no operation of the schedule is lost, whatever is around it."""
     options: dict[str, Any] = {"batches": 5, SCHEDULES[name].blocks_option: 2}
     if "weights" in SCHEDULES[name].defaults:
         options["weights"] = "stash"
-    around = {"replicas": replicas, "loaders": loaders, "recompute": recompute}
+    around: dict[str, Any] = {"replicas": replicas, "loaders": loaders, "recompute": recompute}
+    if "global_norm" in SCHEDULES[name].compositions:
+        around["global_norm"] = norm
     plain, wrapped = validate(build(name, **options)), validate(build(name, **options, **around))
     one, other = (counted(verdict) for verdict in (plain, wrapped))
     for kind in ("forward", "backward", "backward_input", "backward_weight"):

@@ -70,6 +70,7 @@ class Experiment:
     threads: int | None = None
     learning: Learning = Learning()
     time_steps: int | None = None
+    devices: tuple[str, ...] = ("cpu",)
     about: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,6 +118,7 @@ class Experiment:
             seed=self.seed,
             threads=threads,
             learning=self.learning,
+            devices=self.devices,
             about={"training": {**self.about, "bounds": list(bounds)}} if self.about else {},
         )
 

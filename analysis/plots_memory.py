@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.memory_comparison import predicted_by
 from analysis.plots_style import (
     INK,
     MUTED,
@@ -17,6 +18,7 @@ from analysis.plots_style import (
     tidy,
     time_unit,
 )
+from executor.memory_rows import BESIDES, HELD, held_by
 from simcore.holdings import CATEGORIES
 from simcore.memory import Memory, memory_of, memory_over_time
 from simcore.occupancy import STATES, occupancy
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_memory", "draw_occupancy"]
+__all__ = ["draw_measured_memory", "draw_memory", "draw_occupancy"]
 
 # What stays is dark and what comes and goes is bright; idle states are pale.
 _OF_CATEGORIES: Final = dict(
@@ -39,6 +41,7 @@ _OF_CATEGORIES: Final = dict(
         strict=True,
     )
 )  # fmt: skip
+_OF_BESIDES: Final = dict(zip(BESIDES, ("#b7d7b0", "#dfe8c8", "#d8c3d4", "#d9dce0"), strict=True))
 _OF_STATES: Final = dict(
     zip(
         STATES,
@@ -90,6 +93,49 @@ def draw_memory(trace: Trace, schedule: Schedule, workload: Workload) -> "Figure
     last.set_ylim(0, 1.05 * max(largest / unit, 1e-12))
     last.set_xlabel(f"time in {second_name}", fontsize=9, color=INK)
     panels.flat[0].set_title(f"memory in {unit_name}", loc="left", fontsize=9, color=INK)
+    _legend(figure, last)
+    return figure
+
+
+def draw_measured_memory(
+    memory: NDArray[np.void], trace: Trace, schedule: Schedule, workload: Workload
+) -> "Figure":
+    """Draw what each worker of a real run held, stacked by category, and the total predicted.
+
+    `memory` was measured in the run of `trace`. The prediction is the line; what is stacked above
+    the categories that are predicted is pale. Of many workers the first ones are drawn.
+    """
+    workers = trace.header.workers[:_MOST_WORKERS]
+    measured = held_by(memory, trace)[: len(workers)]
+    predicted = predicted_by(trace, schedule, workload)[: len(workers)]
+    largest = max(int(each.bytes.sum(1).max()) for each in (*measured, *predicted))
+    unit, unit_name = next(each for each in _UNITS if largest >= each[0] or each[0] == 1)
+    second, second_name = time_unit(trace.seconds(trace.end - trace.start))
+    figure = _figure(workers, 1.0)
+    panels = figure.subplots(len(workers), 1, sharex=True, sharey=True, squeeze=False)
+    colours = _OF_CATEGORIES | _OF_BESIDES
+    used = [name for at, name in enumerate(HELD) if any(m.bytes[:, at].any() for m in measured)]
+    for axes, found, line, name in zip(panels.flat, measured, predicted, workers, strict=True):
+        ticks, held = _thinned((found.ticks, found.bytes))
+        axes.stackplot(
+            trace.seconds(ticks - trace.start) * second,
+            *(held[:, HELD.index(each)] / unit for each in used),
+            step="post",
+            colors=[colours[each] for each in used],
+            labels=used,
+            linewidth=0,
+        )
+        ticks, held = _thinned((line.ticks, line.bytes))
+        times = trace.seconds(ticks - trace.start) * second
+        axes.step(
+            times, held.sum(1) / unit, where="post", color=INK, linewidth=1, label="predicted"
+        )
+        _name(axes, name)
+    last = panels.flat[-1]
+    last.set_xlim(0, max(trace.seconds(trace.end - trace.start) * second, 1e-12))
+    last.set_ylim(0, 1.05 * max(largest / unit, 1e-12))
+    last.set_xlabel(f"time in {second_name}", fontsize=9, color=INK)
+    panels.flat[0].set_title(f"memory held, in {unit_name}", loc="left", fontsize=9, color=INK)
     _legend(figure, last)
     return figure
 

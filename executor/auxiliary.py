@@ -75,6 +75,7 @@ def head(output: torch.Tensor, classes: int, generator: torch.Generator) -> nn.M
             nn.ReLU(),
             nn.Linear(hidden, classes),
         ),
+        output,
         generator,
     )
 
@@ -96,7 +97,7 @@ def synthesizer(output: torch.Tensor, generator: torch.Generator) -> nn.Module:
         features = math.prod(output.shape[1:])
         layers = [nn.Flatten(), nn.Linear(features, features), nn.ReLU()]
         layers += [nn.Linear(features, features), nn.Unflatten(1, output.shape[1:])]
-    model = _drawn(nn.Sequential(*layers), generator)
+    model = _drawn(nn.Sequential(*layers), output, generator)
     last = next(layer for layer in reversed(layers) if isinstance(layer, nn.Linear | nn.Conv2d))
     nn.init.zeros_(last.weight)
     return model
@@ -106,7 +107,8 @@ def matrix(output: torch.Tensor, classes: int, generator: torch.Generator) -> to
     """A fixed random matrix (classes, outputs), uniform with the variance 1 / classes."""
     outputs = math.prod(output.shape[1:])
     limit = math.sqrt(3 / classes)
-    return (2 * torch.rand(classes, outputs, generator=generator) - 1) * limit
+    drawn = torch.rand(classes, outputs, generator=generator)
+    return ((2 * drawn - 1) * limit).to(output)
 
 
 class _AlignedLinear(nn.Linear):
@@ -140,6 +142,8 @@ class _LinearFeedback(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         inputs, feedback = ctx.saved_tensors
+        # Under autocasting the gradient has the type of the output.
+        feedback, inputs = feedback.to(gradient.dtype), inputs.to(gradient.dtype)
         below = gradient @ feedback if ctx.needs_input_grad[0] else None
         rows = gradient.flatten(0, -2)
         weight = rows.T @ inputs.flatten(0, -2) if ctx.needs_input_grad[1] else None
@@ -156,6 +160,7 @@ class _ConvFeedback(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         inputs, feedback = ctx.saved_tensors
+        feedback, inputs = feedback.to(gradient.dtype), inputs.to(gradient.dtype)
         below = weight = bias = None
         if ctx.needs_input_grad[0]:
             below = conv2d_input(inputs.shape, feedback, gradient, *ctx.where)
@@ -176,7 +181,8 @@ def align(module: nn.Module, generator: torch.Generator) -> None:
     """Let gradients go down a module's linear layers and convolutions through random weights.
 
     Their scale is that of the weights. Parameters keep their names and objects. Raises `InputError`
-    for layers of other kinds with matrices of weights.
+    for layers of other kinds with matrices of weights, and for convolutions that are padded in
+    words or with other numbers than zero.
     """
     for name, layer in module.named_modules():
         own = [p for p in layer.parameters(recurse=False) if p.dim() > 1]
@@ -185,16 +191,21 @@ def align(module: nn.Module, generator: torch.Generator) -> None:
         if type(layer) not in _ALIGNED:
             rule = "must be linear or a convolution for feedback alignment"
             raise InputError(f"layer {name}", type(layer).__name__, rule, "use another method")
+        padding = getattr(layer, "padding", 0), getattr(layer, "padding_mode", "zeros")
+        if isinstance(padding[0], str) or padding[1] != "zeros":
+            rule = "must be padded by numbers, with zeros, for feedback alignment"
+            raise InputError(f"padding of layer {name}", padding, rule, "give padding=1, say")
         [weight] = own
         layer.__class__ = _ALIGNED[type(layer)]
         drawn = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
         layer.feedback = (drawn * weight.detach().std()).to(weight.device)
 
 
-def _drawn(model: nn.Module, generator: torch.Generator) -> nn.Module:
+def _drawn(model: nn.Module, output: torch.Tensor, generator: torch.Generator) -> nn.Module:
+    """The model with weights of the type of the output, drawn in single precision."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return model
+    return model.to(output.device, output.dtype)

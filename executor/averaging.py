@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from executor.streams import working
 from executor.tensors import Done, WorkerTensors
 from simcore.errors import IllegalOperationError
 from simcore.ops import Group, Merge, Snapshot, Update
@@ -59,6 +60,11 @@ def contribution(tensors: WorkerTensors, group: Group, block: int) -> Contributi
 
     To the norm of all gradients it adds the sum of the squares of its own.
     """
+    with working(tensors.place):
+        return _contribution(tensors, group, block)
+
+
+def _contribution(tensors: WorkerTensors, group: Group, block: int) -> Contribution:
     if group.reduces == "norm":
         return _squares(tensors)
     if block in tensors.averaged:  # they have been scaled
@@ -85,11 +91,12 @@ def take_result(
     if group.reduces == "norm":
         _scale_down(tensors, sum(float(squares) for [squares] in contributions) ** 0.5)
         return True
-    mean = [tensor.clone() for tensor in contributions[0]]
-    for other in contributions[1:]:
-        torch._foreach_add_(mean, other)
-    if len(contributions) > 1:
-        torch._foreach_div_(mean, len(contributions))
+    with working(tensors.place):
+        mean = [tensor.to(tensors.device, copy=True) for tensor in contributions[0]]
+        for other in contributions[1:]:
+            torch._foreach_add_(mean, [tensor.to(tensors.device) for tensor in other])
+        if len(contributions) > 1:
+            torch._foreach_div_(mean, len(contributions))
     if block in tensors.snapshots:
         tensors.means[block] = mean
     else:

@@ -1,5 +1,6 @@
 """Forward and backward passes, whole and in halves, and what replays them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,16 @@ from simcore.ops import (
 )
 from simcore.rules import consumed, made
 
-__all__ = ["backward", "backward_input", "backward_weight", "evaluate", "forward", "play", "replay"]
+__all__ = [
+    "backward",
+    "backward_input",
+    "backward_weight",
+    "evaluate",
+    "forward",
+    "graph_of",
+    "play",
+    "replay",
+]
 
 
 def forward(tensors: WorkerTensors, operation: Forward) -> Done:
@@ -31,7 +41,7 @@ def forward(tensors: WorkerTensors, operation: Forward) -> Done:
         version = tensors.ledger.begin(tensors.worker, operation)
         leaves = tensors.weights[block].at(version)
         leaves.graphs += 1
-    graph = _graph(tensors, block, batch, data, labels, leaves)
+    graph = graph_of(tensors, block, batch, data, labels, leaves)
     results: dict[ItemKind, Any] = {
         "graph": graph,
         "activation": (detached(graph.output), labels),
@@ -95,7 +105,7 @@ def replay(tensors: WorkerTensors, operation: Replay) -> Done:
             leaves = tensors.weights[block].current
             leaves.graphs += 1
     with untouched(tensors.modules[block]):
-        graph = _graph(tensors, block, batch, kept.inputs, kept.labels, leaves)
+        graph = graph_of(tensors, block, batch, kept.inputs, kept.labels, leaves)
     tensors.give(made(operation, tensors.blocks), batch, [graph])
     return Done(version)
 
@@ -114,7 +124,8 @@ def backward(tensors: WorkerTensors, operation: Backward) -> Done:
     if below:
         tensors.give(below, batch, [tuple(found[: len(inputs)])])
     _released(tensors, graph)
-    tensors.add_pending(block, batch, found[len(inputs) :] + graph.estimated)
+    own = _own(found[len(inputs) :], found[: len(inputs)])
+    tensors.add_pending(block, batch, own + graph.estimated)
     tensors.ledger.end(tensors.worker, operation)
     tensors.drop_copied(batch)
     return Done(version)
@@ -168,13 +179,13 @@ def backward_weight(tensors: WorkerTensors, operation: BackwardWeight) -> Done:
     parameters = zip(names, _parameters(graph.leaves), strict=True)
     computed = [sums.get(name, torch.zeros_like(parameter)) for name, parameter in parameters]
     _released(tensors, graph)
-    tensors.add_pending(block, batch, computed + graph.estimated)
+    tensors.add_pending(block, batch, _own(computed, found) + graph.estimated)
     tensors.ledger.end(tensors.worker, operation)
     tensors.drop_copied(batch)
     return Done(version)
 
 
-def _graph(
+def graph_of(
     tensors: WorkerTensors,
     block: int,
     batch: int,
@@ -184,7 +195,7 @@ def _graph(
 ) -> Graph:
     """Run a block with a graph; the last one computes the loss."""
     tensors.bind(block, leaves)
-    inputs = detached(data)
+    inputs = tensors.received(data)
     if block > 1:
         for tensor in floating(inputs):
             tensor.requires_grad_()
@@ -207,7 +218,7 @@ def _without_graph(
     """Run a block without a graph: its output, and the loss of the last one."""
     tensors.bind(block, leaves)
     with torch.no_grad():
-        output = tensors.run(block, batch, data)
+        output = tensors.run(block, batch, tensors.received(data))
         if block < tensors.blocks:
             return output, None
         return output, tensors.checked(tensors.loss_of(output, labels, batch), batch)
@@ -224,11 +235,30 @@ def _gradients(
     if gradient is not None:
         pairs = zip(floating(output), gradient, strict=True)
         learning = [(each, g) for each, g in pairs if each.requires_grad]
-        outputs, given = [each for each, _ in learning], tuple(g for _, g in learning)
+        outputs, given = (
+            [each for each, _ in learning],
+            tuple(g.to(each.dtype) for each, g in learning),
+        )
     if not wanted:
         return []
     found = torch.autograd.grad(outputs, wanted, given, allow_unused=True, retain_graph=retain)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+
+
+def _own(gradients: list[torch.Tensor], others: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The gradients in memory of their own, for what is pending is changed in place.
+
+    Autograd may give one tensor for a weight and for the input that it is added to, whose gradient
+    is on its way down, and one number for all elements of a weight that is summed up.
+    """
+    seen = {each.untyped_storage().data_ptr() for each in others}
+    found = []
+    for gradient in gradients:
+        memory = gradient.untyped_storage()
+        shared = memory.data_ptr() in seen or memory.nbytes() < gradient.nbytes
+        found.append(gradient.clone(memory_format=torch.contiguous_format) if shared else gradient)
+        seen.add(memory.data_ptr())
+    return found
 
 
 def _shrunk(

@@ -1,14 +1,17 @@
 """The loop around one worker's program that threads and processes share."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from executor.averaging import contribution, take_mean
+from executor.averaging import contribution, take_result
 from executor.clock import now_ns
 from executor.perform import perform
 from executor.ports import Message, Port
+from executor.position import Position
+from executor.ring import Stopped
 from executor.rounds import Meeting
 from executor.tensors import WorkerTensors
+from executor.watchdog import NO_PULSE, Pulse
 from simcore.ops import (
     Arrive,
     Channel,
@@ -26,6 +29,8 @@ from simcore.rules import check_declared
 from simcore.trace import KIND, Recorder
 
 __all__ = ["Ends", "Losses", "Numbers", "drive", "place"]
+
+_NO_ANSWER: Final[Any] = None
 
 
 class Ends(Protocol):
@@ -74,25 +79,28 @@ def drive(
     recorder: Recorder,
     losses: Losses,
     between: Callable[[], None],
+    pulse: Pulse = NO_PULSE,
+    position: Position | None = None,
 ) -> None:
     """Run a worker's program on real tensors until it ends, then close what it sends to.
 
-    `between` is called after each operation, and ends the run by raising `Stopped`.
+    `between` is called after each operation, and ends the run by raising `Stopped`. `pulse` is
+    told what the worker begins. `position` is where the program has got; with the same tensors and
+    ends it can go on after `Stopped`, as what was waited for has then left no trace.
     """
-    program = worker.program()
-    answer: Any = None
-    index = -1
-    while True:
-        try:
-            operation = program.send(answer)
-        except StopIteration:
-            break
-        index, answer = index + 1, None
+    position = position or Position(worker, tuple(numbers.channels))
+    while (operation := position.next()) is not None:
+        index, answer = position.done, _NO_ANSWER
         check_declared(worker, operation)
+        pulse.enter(operation)
         match operation:
             case Send(channel, batch):
                 payloads = tensors.take(channel.carries, batch, send=True)
-                start = ends.ports[channel].send(batch, payloads)
+                try:
+                    start = ends.ports[channel].send(batch, payloads)
+                except Stopped:
+                    tensors.give(channel.carries, batch, payloads)
+                    raise
                 row = KIND["send"], numbers.channels[channel], batch, -1
                 recorder.span(start, now_ns(), number, index, *row)
             case Receive() | Select():
@@ -109,10 +117,10 @@ def drive(
                 start = now_ns()
                 meeting = ends.meetings[group]
                 if isinstance(operation, Arrive) or not meeting.has_arrived(block):
-                    meeting.arrive(block, contribution(tensors, block))
+                    meeting.arrive(block, contribution(tensors, group, block))
                 if isinstance(operation, Join):
                     start, contributions = meeting.join(block)
-                    answer = take_mean(tensors, block, contributions)
+                    answer = take_result(tensors, group, block, contributions)
                 row = KIND[kind_of(type(operation))], numbers.groups[group], block, -1
                 recorder.span(start, now_ns(), number, index, *row)
             case _:
@@ -126,11 +134,14 @@ def drive(
                     recorder.update(end, number, done.landed)
                 if done.loss is not None:
                     losses.rows.append((batch, done.loss, end))
+        position.complete(answer)
+        pulse.be_patient()
         between()
     for channel in worker.sends:
         ends.ports[channel].close()
     for meeting in ends.meetings.values():
         meeting.leave()
+    position.closed = True
 
 
 def _receive(ends: Ends, operation: Receive | Select) -> tuple[Channel, Message] | None:

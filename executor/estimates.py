@@ -52,8 +52,10 @@ def refine(tensors: WorkerTensors, operation: Refine) -> Done:
     assert extras.optimizer is not None
     [target] = gradient
     extras.optimizer.zero_grad()
-    guess = extras.synthesizer(output)
-    functional.mse_loss(guess, target.to(guess.dtype) * len(output)).backward()
+    with tensors.precision():
+        guess = extras.synthesizer(output)
+        loss = functional.mse_loss(guess, target.to(guess.dtype) * len(output))
+    loss.backward()
     extras.optimizer.step()
     tensors.ledger.end(tensors.worker, operation)
     return Done()
@@ -117,6 +119,6 @@ def _synthetic(tensors: WorkerTensors, block: int, batch: int, graph: Graph) -> 
     model = tensors.extras[block].synthesizer
     assert model is not None
     assert isinstance(graph.output, torch.Tensor)
-    with torch.no_grad():
+    with torch.no_grad(), tensors.precision():
         guess: torch.Tensor = model(graph.output.detach()) / len(graph.output)
     return guess.to(graph.output.dtype)

@@ -5,9 +5,11 @@ nothing to warn about, and the kernel frees everything when the last process tha
 however it went. There is no lock that a killed process could keep.
 """
 
+import errno
 import fcntl
 import multiprocessing
 import os
+import threading
 import weakref
 from collections.abc import Collection, Sequence
 from multiprocessing import reduction
@@ -17,11 +19,20 @@ from typing import Any
 
 from simcore.errors import GradlagError
 
-__all__ = ["MAX_NUMBERS", "Descriptor", "Numbers", "Stop", "Stopped", "wait_any"]
+__all__ = [
+    "MAX_NUMBERS",
+    "Descriptor",
+    "FileLock",
+    "Numbers",
+    "Stop",
+    "Stopped",
+    "memory_file",
+    "wait_any",
+]
 
-PIPE_BYTES = 2**16  # what any user may ask for, and the default
+PIPE_BYTES, MAX_PIPE_BYTES = 2**16, 2**20  # the default, and what any user may ask for
 NUMBER_BYTES = 4
-MAX_NUMBERS = PIPE_BYTES // NUMBER_BYTES // 2  # half: a page that is read in part still counts
+MAX_NUMBERS = MAX_PIPE_BYTES // NUMBER_BYTES // 2  # half: a page that is read in part still counts
 
 
 class Stopped(GradlagError):  # noqa: N818 - a run that is told to end is no error
@@ -45,10 +56,49 @@ def _inherited(duplicate: Any) -> Descriptor:
     return Descriptor(duplicate.detach())
 
 
+def memory_file(name: str, size_bytes: int) -> Descriptor:
+    """Make an anonymous file of zeros in memory, of which no byte can be missing later.
+
+    The name shows in /proc/PID/maps. Raises `OSError` where there is not that much memory.
+    """
+    # Asked first, because Linux may kill a process rather than refuse memory that there is not.
+    with open("/proc/meminfo") as lines:
+        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    if size_bytes > kib * 1024:
+        raise OSError(errno.ENOMEM, f"{kib * 1024} bytes are available")
+    memory = Descriptor(os.memfd_create(f"gradlag-{name}"))
+    os.posix_fallocate(memory.number, 0, size_bytes)
+    return memory
+
+
+class FileLock:
+    """A lock between the processes and threads that share a file; not to be taken twice at once.
+
+    The kernel frees it when the process that holds it dies. It is meant for a few instructions.
+    """
+
+    def __init__(self, file: Descriptor) -> None:
+        self._file = file
+        self._threads = threading.Lock()  # the kernel's lock belongs to the whole process
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        try:
+            fcntl.lockf(self._file.number, fcntl.LOCK_EX)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._file.number, fcntl.LOCK_UN)
+        self._threads.release()
+
+
 class Stop:
     """A flag that ends every wait of the processes that share it; an argument of `Process`.
 
-    The parent makes it and gives the same one to all rings of a run. It is never lowered.
+    The parent makes it and gives the same one to all rings of a run. It is lowered only where all
+    workers have paused.
     """
 
     def __init__(self) -> None:
@@ -58,6 +108,10 @@ class Stop:
         """Raise the flag: every wait, under way or to come, raises `Stopped`."""
         os.eventfd_write(self.descriptor.number, 1)
 
+    def lower(self) -> None:
+        """Lower the flag, which is up: the run goes on."""
+        os.eventfd_read(self.descriptor.number)
+
     def is_set(self) -> bool:
         """Say whether the flag is up, without waiting."""
         flag = poll()
@@ -66,18 +120,20 @@ class Stop:
 
 
 class Numbers:
-    """A FIFO of at most `MAX_NUMBERS` numbers below 2^32, shared by processes: a pipe.
+    """A FIFO of at most `most` numbers below 2^32, shared by processes: a pipe.
 
     Linux writes and reads four bytes of a pipe in one piece, so there is no lock: each number goes
-    to one taker, in the order of the puts.
+    to one taker, in the order of the puts. `most` is `MAX_NUMBERS` at most. Raises `OSError` where
+    the user has too many large pipes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         reader, writer = os.pipe()
         self.reader, self.writer = Descriptor(reader), Descriptor(writer)
         os.set_blocking(reader, False)
         # A user with many pipes gets smaller ones, in which a put could block: ask, or fail now.
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        size_bytes = max(PIPE_BYTES, 2 * NUMBER_BYTES * most)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size_bytes)
 
     def put(self, number: int) -> None:
         """Append a number; never blocks."""

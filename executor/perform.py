@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from executor import averaging, backpropagation, estimates, forward_gradients
+from executor.finiteness import CHECKED, check_item
 from executor.tensors import Done, WorkerTensors
 from simcore.errors import IllegalOperationError
 from simcore.ops import (
@@ -21,6 +22,7 @@ from simcore.ops import (
     Load,
     Merge,
     Operation,
+    Pass,
     Play,
     Project,
     Refine,
@@ -31,7 +33,7 @@ from simcore.ops import (
     TangentStep,
     Update,
 )
-from simcore.rules import shown
+from simcore.rules import made, shown
 
 __all__ = ["TABLE", "Computation", "perform"]
 
@@ -57,12 +59,19 @@ def perform(tensors: WorkerTensors, operation: Operation) -> Done:
     """Do a computation on a worker's tensors.
 
     Raises `IllegalOperationError` for what is none, or breaks a rule, and `RunError` for a loss
-    that is not a number.
+    or another result that is not finite.
     """
     action = TABLE.get(type(operation))
     if action is None:
         raise IllegalOperationError(f"{shown(operation)} is no computation on tensors")
-    return action(tensors, operation)
+    done = action(tensors, operation)
+    if tensors.settings.check_finite and isinstance(operation, Pass):
+        for kind, block in made(operation, tensors.blocks):
+            # The data are not computed, and a loss has no gradient.
+            if block and kind in CHECKED and (kind, block, operation.batch) in tensors.held:
+                payload = tensors.held[kind, block, operation.batch]
+                check_item(kind, block, operation.batch, payload)
+    return done
 
 
 def _load(tensors: WorkerTensors, operation: Load) -> Done:

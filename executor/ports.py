@@ -85,6 +85,16 @@ class SourcePort:
     def close(self) -> None:
         """Sources are closed from the start."""
 
+    def taken(self) -> int:
+        """How often it has been received from; nobody may do so meanwhile."""
+        number = self._next()
+        self.start_at(number)
+        return number
+
+    def start_at(self, number: int) -> None:
+        """Go on after so many batches."""
+        self._next = itertools.count(number).__next__
+
 
 class SinkPort:
     """A channel that nobody receives from."""

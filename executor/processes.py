@@ -4,33 +4,46 @@ import multiprocessing
 import os
 import pickle
 import signal
-from collections import Counter
+from array import array
 from collections.abc import Callable
-from itertools import permutations
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 import torch
 
 from executor.assembly import finish, mean_state
-from executor.auxiliary import extras_of
+from executor.checkpoint import STOPPED, Checkpoints, losses_of, opened
 from executor.drive import Losses
-from executor.failure import WorkerError
+from executor.failure import GRACE_S, WorkerError
 from executor.hygiene import CpuWatch
-from executor.network import block_shapes, split
-from executor.payloads import Codec
-from executor.ring import Ring, Stop, message_bytes
-from executor.slicing import Passes
+from executor.lifelines import Lifelines
+from executor.provisions import Provisions
+from executor.ring import Stop
+from executor.shared_weights import shared_blocks
+from executor.streams import devices_of
 from executor.training import INTERRUPTED, RunResult, Training
-from executor.worker_process import Failed, Finished, Links, Ready, Rows, work
+from executor.watchdog import LOOK_S, Watchdog
+from executor.worker_process import (
+    End,
+    Failed,
+    Finished,
+    Pause,
+    Ready,
+    Rows,
+    Save,
+    Saved,
+    work,
+)
 from simcore.errors import InputError
-from simcore.ops import Group, Item, ItemKind, Select
+from simcore.ops import ItemKind, Synthesize
 from simcore.schedule import Schedule
 from simcore.trace import Recorder
-from simcore.validate import operations_used, validate
+from simcore.validate import operations_used
 
 __all__ = ["obstacle", "run_processes"]
 
@@ -43,24 +56,27 @@ _BOUND: Final[dict[ItemKind, str]] = {
     "synthesizer": "what a model learns from",
     "sample": "what has not been loaded",
 }
-# How long the others may take to end after a failure, an interrupt, before they are killed.
-_GRACE_S = 3.0
 
 
-def run_processes(training: Training, progress: Callable[[int], None] | None = None) -> RunResult:
+def run_processes(
+    training: Training,
+    progress: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> RunResult:
     """Train with one process per worker on this machine.
 
     `progress` is told, now and then, how many gradients have been applied since it was last told.
     Ctrl-C ends the run and returns what was done. Raises `InputError` for a schedule that cannot
     run in processes (see `obstacle`) or a training that cannot be pickled, and `WorkerError` for
-    the first worker that fails or dies, with its own traceback and with what was done. No process
-    outlives the call.
+    the first worker that fails, dies or hangs, with its own traceback and with what was done. No
+    process outlives the call. `checkpoints` say when the run is saved.
     """
     schedule = training.make_schedule()
     if reason := obstacle(schedule):
         rule = f"cannot run in processes, as {reason}"
         raise InputError("schedule", schedule.name, rule, "use the runtime threads or replay")
-    run = _ProcessRun(training, schedule, progress or (lambda _: None))
+    devices_of(training.devices, schedule)
+    run = _ProcessRun(training, schedule, progress or (lambda _: None), checkpoints)
     return run.run()
 
 
@@ -70,84 +86,50 @@ def obstacle(schedule: Schedule) -> str | None:
         kinds = {item.kind for item in channel.carries} & _BOUND.keys()
         if kinds and not channel.source and not schedule.is_local(channel):
             return f"{channel.name} hands over {_BOUND[min(kinds)]}"
-        if channel.source and len(schedule.receivers[channel]) > 1:
-            return f"several workers share the source {channel.name}"
-    weights = Counter((w.replica, block) for w in schedule.workers for block in w.blocks)
-    for (_, block), owners in weights.items():
-        if owners > 1:
-            return f"several workers share the weights of block {block}"
-    if Select in operations_used(schedule):
-        for worker in schedule.workers:
-            within = [c for c in worker.receives if c.source or schedule.is_local(c)]
-            if within and len(within) < len(worker.receives):
-                return f"{worker.name} selects among channels to itself and to others"
+    for blocks in shared_blocks(schedule).values():
+        sharing = f"several workers share the weights of block {blocks[0]}"
+        if schedule.weights.policy == "stash":
+            return f"{sharing}, and old versions (weights=stash) cannot be kept for all of them"
+        if schedule.weights.momentum == "shared":
+            return f"{sharing}, and an optimiser's state (momentum=shared) stays in its process"
+        if Synthesize in operations_used(schedule):
+            return f"{sharing}, and what guesses its gradients stays in its process"
     return None
 
 
-class _Sizes:
-    """What the rings of a run need: a slot for each message, and room for the largest of them."""
-
-    def __init__(self, training: Training, schedule: Schedule) -> None:
-        self.training, self.schedule = training, schedule
-        passes = Passes(schedule, training.source)
-        data, labels = passes.payload(Item("activation", 0), 0)
-        self.blocks = split(training.model, training.bounds)
-        self.outputs = block_shapes(self.blocks, data, by_time=passes.by_time)
-        self.codec = Codec(self.outputs, labels, schedule.weights.tangents)
-
-    def of_channels(self) -> dict[int, tuple[int, int]]:
-        """Slots, and bytes of a slot, of each channel between workers, by its number.
-
-        A channel without a capacity gets as many slots as it can ever need: the receiver is put
-        last in the order of the untimed run, so that it lets messages pile up.
-        """
-        schedule, sizes = self.schedule, {}
-        for number, channel in enumerate(schedule.channels):
-            if channel.source or schedule.is_local(channel) or not schedule.receivers[channel]:
-                continue
-            slots = channel.capacity
-            if slots is None:
-                last = set(schedule.receivers[channel])
-                order = sorted(range(len(schedule.workers)), key=lambda worker: worker in last)
-                slots = max(1, validate(schedule, order, every_batch=False).most_messages[number])
-            sizes[number] = slots, message_bytes(self.codec.examples(channel.carries))
-        return sizes
-
-    def of_group(self, group: Group) -> tuple[int, int]:
-        """Slots, and bytes of a slot, of each ring between two members of a group.
-
-        A member arrives for a round when it has joined the one before, which the others may still
-        have to read: two messages for each block, and one that is on its way.
-        """
-        contributions = [message_bytes(self._weights(block)) for block in group.blocks]
-        return 2 * (len(group.blocks) + 1) + 1, max([message_bytes([]), *contributions])
-
-    def _weights(self, block: int) -> list[torch.Tensor]:
-        extras = extras_of(
-            self.schedule,
-            block,
-            self.outputs[block],
-            self.outputs[-1],
-            0,
-            self.training.make_optimizer,
-        )
-        parts = [self.blocks[block - 1], *([] if extras.head is None else [extras.head])]
-        return [p for part in parts for p in part.parameters() if p.requires_grad]
+class _FailedError(Exception):
+    """A worker has failed: it is in `failure` which, and how."""
 
 
 class _ProcessRun:
     def __init__(
-        self, training: Training, schedule: Schedule, progress: Callable[[int], None]
+        self,
+        training: Training,
+        schedule: Schedule,
+        progress: Callable[[int], None],
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.training, self.schedule, self.progress = training, schedule, progress
+        self.checkpoints = checkpoints
+        found = opened(training, schedule, "processes")
+        if checkpoints is not None:
+            checkpoints.begin(training, schedule, "processes")
         self.stop = Stop()
         self.recorder, self.losses = Recorder(), Losses()
+        if found is not None:
+            self.losses.rows.extend(losses_of(found[0]))
+        self.over = self.paused = False
         self.states: dict[int, dict[str, torch.Tensor]] = {}
         self.failure: WorkerError | None = None
         self.ready: set[int] = set()
         self.finished: set[int] = set()
         self.cpu: CpuWatch | None = None
         self.other_cpu_share: float | None = None
+        self.memory = array("q") if training.measure_memory else None
+        self.peaks: dict[str, Any] = {}
+        self.provisions: Provisions | None = None
+        self.lifelines = Lifelines(len(schedule.workers))
+        self.watchdog = Watchdog(self.lifelines.pulses, training.timeout_s)
         self.processes: list[SpawnProcess] = []
         self.connections: list[Connection] = []
 
@@ -163,7 +145,7 @@ class _ProcessRun:
         if self.failure is not None:
             self.failure.partial = self.result(str(self.failure))
             raise self.failure
-        return self.result(failure)
+        return self.result(STOPPED if self.paused and failure is None else failure)
 
     def start(self) -> None:
         """Start the workers' processes; the clock starts when all are ready."""
@@ -174,17 +156,7 @@ class _ProcessRun:
                 "training", repr(error), "must be picklable", "define its parts at the top level"
             ) from error
         context = multiprocessing.get_context("spawn")
-        sizes = _Sizes(self.training, self.schedule)
-        rings = {
-            number: self.ring(number, slots, slot_bytes)
-            for number, (slots, slot_bytes) in sizes.of_channels().items()
-        }
-        between = {
-            (number, sender, receiver): Ring.create(group.name, *of_group, self.stop)
-            for number, group in enumerate(self.schedule.groups)
-            for of_group in [sizes.of_group(group)]
-            for sender, receiver in permutations(self.members(group), 2)
-        }
+        self.provisions = Provisions(self.training, self.schedule, self.stop)
         # Ctrl-C reaches the whole process group; it is this process that ends the run. Starting
         # Python's resource tracker unblocks SIGINT, so it must run before the first worker does.
         resource_tracker.ensure_running()
@@ -192,14 +164,10 @@ class _ProcessRun:
         try:
             for number, worker in enumerate(self.schedule.workers):
                 ours, theirs = context.Pipe()
-                used = {self.schedule.channels.index(c) for c in (*worker.sends, *worker.receives)}
-                links = Links(
-                    {n: ring for n, ring in rings.items() if n in used},
-                    {key: ring for key, ring in between.items() if number in key[1:]},
-                )
+                links = self.provisions.links_of(number)
                 process = context.Process(
                     target=work,
-                    args=(number, training, links, self.stop, theirs),
+                    args=(number, training, links, self.stop, theirs, self.lifelines.of(number)),
                     name=worker.name,
                     daemon=True,
                 )
@@ -210,32 +178,105 @@ class _ProcessRun:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
-    def ring(self, number: int, slots: int, slot_bytes: int) -> Ring:
-        """A ring for a channel."""
-        channel = self.schedule.channels[number]
-        senders = len(self.schedule.senders[channel])
-        return Ring.create(channel.name, slots, slot_bytes, self.stop, senders)
-
-    def members(self, group: Group) -> list[int]:
-        """The numbers of a group's workers."""
-        return [n for n, worker in enumerate(self.schedule.workers) if group in worker.joins]
-
     def watch(self, until: float | None) -> None:
         """Take the workers' reports until all have ended, one fails, or `until` (monotonic s)."""
         open_ends = dict(zip(self.connections, range(len(self.connections)), strict=True))
-        while open_ends and (until is not None or self.failure is None):
+        while open_ends and (until is not None or (self.failure is None and not self.paused)):
             left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 return
-            for connection in wait(list(open_ends), left):
+            for connection in wait(list(open_ends), LOOK_S if left is None else left):
                 assert isinstance(connection, Connection)
                 number = open_ends[connection]
                 try:
-                    self.take(number, connection.recv())
+                    report = connection.recv()
                 except (EOFError, OSError):  # the process has gone, in whatever way
                     del open_ends[connection]
                     if number not in self.finished:
                         self.died(number)
+                else:
+                    self.take(number, report)
+            if until is None and self.failure is None:
+                self.look()
+                with suppress(_FailedError):
+                    self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """If all have finished, let them go; if the run is to be saved before, save it."""
+        if len(self.finished) == len(self.processes) and not self.over:
+            self.over = True
+            if self.cpu:
+                self.other_cpu_share = self.cpu.other_share()
+            self.write(drained=True)
+            self.tell_all(End())
+        elif (
+            self.checkpoints is not None
+            and len(self.ready) == len(self.processes)
+            and not self.over
+            and self.checkpoints.is_due(len(self.losses.rows))
+        ):
+            self.tell_all(Pause())
+            self.stop.set()
+            self.replies(Pause)
+            self.stop.lower()
+            if len(self.finished) == len(self.processes) or self.write(drained=False):
+                self.tell_all(Ready())
+            else:
+                self.paused = True
+
+    def write(self, *, drained: bool) -> bool:
+        """Let all workers, who wait, write their files; returns whether the run is to go on."""
+
+        def write_parts(folder: Path) -> list[str]:
+            self.tell_all(Save(str(folder), drained))
+            return [found.name for found in self.replies(Saved)]
+
+        return self.checkpoints is not None and self.checkpoints.write(
+            self.losses.rows, drained=drained, write_parts=write_parts
+        )
+
+    def replies(self, kind: type[Any]) -> list[Any]:
+        """An answer of this kind from each worker. Raises `_FailedError` if one fails before."""
+        found: dict[int, Any] = {}
+        while len(found) < len(self.connections):
+            missing = [each for n, each in enumerate(self.connections) if n not in found]
+            for connection in wait(missing, LOOK_S):
+                assert isinstance(connection, Connection)
+                number = self.connections.index(connection)
+                try:
+                    report = connection.recv()
+                except (EOFError, OSError):
+                    self.died(number)
+                    break
+                if isinstance(report, kind):
+                    found[number] = report
+                else:
+                    self.take(number, report)
+            if self.failure is None:
+                self.look()
+            if self.failure is not None:
+                raise _FailedError
+        return [found[number] for number in sorted(found)]
+
+    def look(self) -> None:
+        """If a worker hangs, ask it where it is, and end it."""
+        if (hang := self.watchdog.look()) is None:
+            return
+        left = [n for n in range(len(self.processes)) if n not in self.finished]
+        asked = left if hang.waits else [hang.worker]
+        pids = {number: self.processes[number].pid or 0 for number in asked}
+        stacks = {number: self.lifelines.stack_of(number, pid) for number, pid in pids.items()}
+        # If all seem to wait, one of them may be stopped.
+        number = next((n for n in asked if not stacks[n]), hang.worker)
+        name = self.schedule.workers[number].name
+        self.failure = WorkerError(name, hang.reason, stacks[number])
+        self.processes[number].kill()
+
+    def tell_all(self, request: Ready | Pause | Save | End) -> None:
+        """Tell all workers the same. Who has gone is found by the next wait."""
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.send(request)
 
     def take(self, number: int, report: Any) -> None:
         """One report of a worker."""
@@ -245,21 +286,18 @@ class _ProcessRun:
                 if len(self.ready) == len(self.processes):
                     own = [os.getpid(), *(process.pid or 0 for process in self.processes)]
                     self.cpu = CpuWatch(own)
-                    for connection in self.connections:
-                        connection.send(Ready())
-            case Rows(spans, gradients, losses, applied):
+                    self.tell_all(Ready())
+            case Rows(spans, gradients, losses, applied, memory):
                 self.recorder.add(spans, gradients)
+                if memory is not None and self.memory is not None:
+                    self.memory.extend(memory[0])
+                    self.peaks[self.schedule.workers[number].name] = memory[1]
                 self.losses.rows.extend(losses)
                 self.progress(applied)
             case Finished(state):
                 replica = self.schedule.replicas[number]
                 self.states.setdefault(replica, {}).update(pickle.loads(state))
                 self.finished.add(number)
-                if len(self.finished) == len(self.processes):
-                    if self.cpu:
-                        self.other_cpu_share = self.cpu.other_share()
-                    for connection in self.connections:
-                        connection.send(Ready())
             case Failed(reason, traceback):
                 self.finished.add(number)
                 name = self.schedule.workers[number].name
@@ -267,7 +305,7 @@ class _ProcessRun:
 
     def died(self, number: int) -> None:
         """A worker's process ended without a word."""
-        self.processes[number].join(_GRACE_S)
+        self.processes[number].join(GRACE_S)
         code = self.processes[number].exitcode
         if self.stop.is_set() and code == 0:
             return
@@ -280,19 +318,32 @@ class _ProcessRun:
     def end(self) -> None:
         """End every process that is left, and take what they still have to tell."""
         self.stop.set()
-        deadline = monotonic() + _GRACE_S
+        self.tell_all(End())
+        deadline = monotonic() + GRACE_S
         self.watch(until=deadline)
         for process in self.processes:
             process.join(max(0.0, deadline - monotonic()))
             if process.is_alive():
                 process.kill()
-                process.join()
+                process.join(GRACE_S)
         for connection in self.connections:
             connection.close()
 
     def result(self, failure: str | None) -> RunResult:
-        state = None if failure else mean_state([*self.states.values()])
-        about = {"runtime": "processes", "other_cpu_share": self.other_cpu_share}
+        state = None
+        if failure is None and self.provisions is not None:
+            shared = self.provisions.shared_state
+            state = mean_state([own | shared(replica) for replica, own in self.states.items()])
+        about: dict[str, Any] = {"runtime": "processes", "other_cpu_share": self.other_cpu_share}
+        if self.memory is not None:
+            about["memory"] = self.peaks
         return finish(
-            self.training, self.schedule, self.recorder, self.losses, state, about, failure
+            self.training,
+            self.schedule,
+            self.recorder,
+            self.losses,
+            state,
+            about,
+            failure,
+            self.memory,
         )

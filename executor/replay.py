@@ -6,38 +6,40 @@ before it has been done. Who received which message is taken from the trace too.
 can be trained on one core with exactly the staleness that was simulated or measured.
 """
 
-from collections import Counter, defaultdict, deque
+import traceback
+from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
+import numpy as np
 import torch
 
 from executor.assembly import Parts, finish
-from executor.averaging import contribution, take_mean
+from executor.averaging import contribution, take_result
+from executor.checkpoint import STOPPED, Checkpoints, opened
+from executor.checkpoint_state import Flight, begin_again, goes_on
 from executor.clock import now_ns
 from executor.drive import Losses, Numbers, place
+from executor.failure import WorkerError, reason_of
 from executor.forward_gradients import dual_level_of
 from executor.perform import perform
+from executor.position import Position
+from executor.replay_order import Reads, Version, rows_of
 from executor.rounds import LocalRounds
+from executor.supervision import WorkerThread, supervise
+from executor.tensors import WorkerTensors
 from executor.training import INTERRUPTED, RunResult, Training
+from executor.watchdog import Pulse, Watchdog
 from simcore.errors import InputError
 from simcore.ops import (
     KINDS,
     Arrive,
-    Backward,
-    BackwardInput,
-    BackwardThrough,
-    Evaluate,
-    Forward,
     Join,
     Merge,
     Operation,
     Receive,
-    Replay,
     Select,
     Send,
-    Snapshot,
-    Tangent,
     Update,
     kind_of,
 )
@@ -47,18 +49,21 @@ from simcore.trace import KIND, Recorder, Trace
 
 __all__ = ["run_replay"]
 
-Version = tuple[int, int, int]  # of a replica's block
-_READING: Final = (Forward, Evaluate, Tangent, Snapshot)
-
 
 def run_replay(
-    training: Training, trace: Trace, progress: Callable[[int], None] | None = None
+    training: Training,
+    trace: Trace,
+    progress: Callable[[int], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> RunResult:
     """Train by the operations of a trace, with exactly its gaps.
 
     `training.make_schedule` must make the schedule of the trace. `progress` is told how many
     gradients have been applied since it was last told. Ctrl-C ends the run and returns what was
-    done. Raises `InputError` for a trace that is not one of the schedule.
+    done. Raises `InputError` for a trace that is not one of the schedule, and `WorkerError` for a
+    worker that fails or hangs, with its traceback and with what was done. All workers are one
+    thread, which is left behind if it hangs (see `executor.supervision`). `checkpoints` say when
+    the run is saved.
     """
     threads_before = torch.get_num_threads()
     try:
@@ -66,7 +71,7 @@ def run_replay(
         with torch.random.fork_rng(), dual_level_of(schedule):
             torch.manual_seed(training.seed)
             torch.set_num_threads(training.threads)
-            return _Replay(training, schedule, trace, progress).run()
+            return _Replay(training, schedule, trace, progress, checkpoints).run()
     finally:
         torch.set_num_threads(threads_before)
 
@@ -78,6 +83,7 @@ class _Replay:
         schedule: Schedule,
         trace: Trace,
         progress: Callable[[int], None] | None,
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.training, self.schedule, self.progress = training, schedule, progress
         if (schedule.name, schedule.blocks, schedule.batches) != (
@@ -86,37 +92,121 @@ class _Replay:
             trace.header.batches,
         ):
             raise _not_of(trace, f"{schedule.name}: {schedule.blocks} x {schedule.batches}")
+        self.checkpoints = checkpoints
+        self.opened = opened(training, schedule, "replay")
+        if checkpoints is not None:
+            checkpoints.begin(training, schedule, "replay")
         self.trace = trace
         self.parts = Parts(training, schedule, range(len(schedule.workers)))
         self.ledger = self.parts.ledger
         workers = range(len(schedule.workers))
-        self.tensors = [self.parts.warm_tensors_of(worker) for worker in workers]
-        self.rows = [_rows_of(trace, worker) for worker in workers]
-        self.reads = _Reads(schedule, trace)
-        self.readers = self.reads.count(trace)
-        self.messages: defaultdict[tuple[int, int], deque[Sequence[Any]]] = defaultdict(deque)
+        self.tensors: dict[int, WorkerTensors] = {}
+        self.reads = Reads(schedule, trace)
         self.numbers = Numbers(schedule.channels, schedule.groups)
         self.rounds = {
             group: LocalRounds({w for w in workers if group in schedule.workers[w].joins})
             for group in schedule.groups
         }
-        self.programs = [worker.program() for worker in schedule.workers]
-        self.at: list[Operation | None] = [None for _ in workers]
-        self.index = [-1 for _ in workers]
+        self.positions = {
+            number: Position(worker, schedule.channels)
+            for number, worker in enumerate(schedule.workers)
+        }
+        self.flight = Flight(self.parts, self.tensors, self.positions, rounds=self.rounds)
+        self.messages, self.taken = self.flight.messages, self.flight.taken
+        self.follow(trace)
         self.answers: list[Any] = [None for _ in workers]
         self.ended = [False for _ in workers]
         self.recorder, self.losses = Recorder(), Losses()
+        values = array("q", [0 for _ in workers])
+        self.pulses = [Pulse(values, worker) for worker in workers]
+        self.watchdog = Watchdog(values, training.timeout_s)
+        self.failures: list[WorkerError] = []
+        self.refusal: InputError | None = None
+        self.stopped, self.told = False, 0
 
     def run(self) -> RunResult:
-        failure = None
+        names = [worker.name for worker in self.schedule.workers]
+        going_on = True
+        while going_on:
+            self.stopped = False
+            thread = WorkerThread("replay", self.work)
+            interrupted = supervise(
+                [thread], self.watchdog, self.failures, names, self.tell, self.request_stop
+            )
+            if self.refusal is not None:
+                raise self.refusal
+            if self.failures:
+                error = self.failures[0]
+                error.partial = self.result(str(error))
+                raise error
+            if interrupted:
+                return self.result(INTERRUPTED)
+            going_on = goes_on(self.flight, self.losses, self.checkpoints, all(self.ended))
+        return self.result(None if all(self.ended) else STOPPED)
+
+    def follow(self, trace: Trace) -> None:
+        """What is still to be done of the trace, and who reads which version in it."""
+        done = np.array([self.positions[worker].done for worker in sorted(self.positions)])
+        left = trace.spans[trace.spans["index"] >= done[trace.spans["worker"]]]
+        rest = Trace(trace.header, left, trace.gradients)
+        self.rows = [rows_of(rest, worker) for worker in self.positions]
+        self.readers = self.reads.count(rest)
+
+    def tell(self) -> None:
+        """Report how many gradients have been applied since the last report."""
+        applied = self.recorder.applied
+        if self.progress:
+            self.progress(applied - self.told)
+        self.told = applied
+
+    def request_stop(self) -> None:
+        """The thread ends after the operation that it is at."""
+        self.stopped = True
+
+    def work(self) -> None:
+        """Run all workers, in the thread of the replay."""
+        torch.set_num_threads(self.training.threads)
+        for pulse in self.pulses:
+            pulse.wait()
         try:
-            while not all(self.ended):
-                moved = [self.advance(worker) for worker in range(len(self.programs))]
-                if not any(moved):
-                    waiting = next(shown(each) for each in self.at if each is not None)
+            for worker in self.positions:
+                self.guarded(worker, self.warm)
+            if self.opened is not None:
+                begin_again(self.flight, self.losses, self.opened)
+                self.opened = None
+                self.follow(self.trace)
+            while not all(self.ended) and not self.stopped:
+                moved = [self.guarded(worker, self.advance) for worker in self.positions]
+                if not any(moved) and not self.stopped:
+                    at = (position.operation for position in self.positions.values())
+                    waiting = next(shown(each) for each in at if each is not None)
                     raise _not_of(self.trace, f"no worker can go on, one is at {waiting}")
-        except KeyboardInterrupt:
-            failure = INTERRUPTED
+        except InputError as error:
+            self.refusal = error
+        except WorkerError as error:
+            self.failures.append(error)
+
+    def guarded(self, worker: int, act: Callable[[int], bool]) -> bool:
+        """Let a worker act; it is named by what it raises, if it is no fault of the trace."""
+        try:
+            return act(worker)
+        except InputError:
+            raise
+        except BaseException as error:
+            name = self.schedule.workers[worker].name
+            raise WorkerError(name, reason_of(error), traceback.format_exc()) from error
+
+    def warm(self, worker: int) -> bool:
+        """Warm a worker up."""
+        if worker in self.tensors:
+            return False
+        self.pulses[worker].start()
+        self.tensors[worker] = self.parts.warm_tensors_of(worker, self.pulses[worker])
+        self.pulses[worker].wait()
+        return True
+
+    def result(self, failure: str | None) -> RunResult:
+        """What was done."""
         state = None if failure else self.parts.state()
         about = {"runtime": "replay"}
         return finish(
@@ -126,21 +216,23 @@ class _Replay:
     def advance(self, worker: int) -> bool:
         """Run a worker until it must wait for another; whether it did anything."""
         moved = False
-        while not self.ended[worker]:
-            operation = self.at[worker]
+        pulse = self.pulses[worker]
+        while not self.ended[worker] and not self.stopped:
+            operation = self.positions[worker].next()
             if operation is None:
-                try:
-                    operation = self.programs[worker].send(self.answers[worker])
-                except StopIteration:
-                    self.ended[worker] = True
-                    for group in self.schedule.workers[worker].joins:
-                        self.rounds[group].leave(worker)
-                    return True
-                self.at[worker] = operation
-                self.index[worker] += 1
-            if not self.perform(worker, operation):
+                self.ended[worker] = True
+                for group in self.schedule.workers[worker].joins:
+                    self.rounds[group].leave(worker)
+                return True
+            pulse.enter(operation)
+            done = self.perform(worker, operation)
+            pulse.wait()
+            if not done:
                 return moved
-            self.at[worker], moved = None, True
+            self.positions[worker].complete(self.answers[worker])
+            moved = True
+            if self.checkpoints is not None and self.checkpoints.is_due(len(self.losses.rows)):
+                self.stopped = True
         return moved
 
     def perform(self, worker: int, operation: Operation) -> bool:
@@ -169,7 +261,8 @@ class _Replay:
         if done:
             self.rows[worker].popleft()
             end = now_ns()
-            self.recorder.span(start, end, worker, self.index[worker], kind, block, batch, version)
+            index = self.positions[worker].done
+            self.recorder.span(start, end, worker, index, kind, block, batch, version)
         return done
 
     def compute(self, worker: int, operation: Operation, version: int) -> bool:
@@ -187,8 +280,6 @@ class _Replay:
         done = perform(self.tensors[worker], operation)
         if done.landed is not None:
             self.recorder.update(now_ns(), worker, done.landed)
-            if self.progress:
-                self.progress(len(done.landed.gradients))
         if done.loss is not None:
             self.losses.rows.append((batch, done.loss, now_ns()))
         return True
@@ -212,12 +303,12 @@ class _Replay:
         self.expect(worker, operation, (kind, self.numbers.groups[group], block))
         rounds, tensors = self.rounds[group], self.tensors[worker]
         if isinstance(operation, Arrive) or not rounds.has_arrived(worker, block):
-            rounds.arrive(worker, block, contribution(tensors, block))
+            rounds.arrive(worker, block, contribution(tensors, group, block))
         if isinstance(operation, Arrive):
             return True
         if not rounds.is_over(worker, block):
             return False
-        self.answers[worker] = take_mean(tensors, block, rounds.take(worker, block))
+        self.answers[worker] = take_result(tensors, group, block, rounds.take(worker, block))
         return True
 
     def receive(self, worker: int, operation: Receive | Select, number: int, batch: int) -> bool:
@@ -228,6 +319,7 @@ class _Replay:
             raise _not_of(self.trace, f"it has no {shown(operation)}")
         if channel.source:
             passes = self.parts.passes
+            self.taken[number] += 1
             payloads: Sequence[Any] = [passes.payload(item, batch) for item in channel.carries]
         elif self.messages[number, batch]:
             payloads = self.messages[number, batch].popleft()
@@ -243,55 +335,6 @@ class _Replay:
             raise _not_of(
                 self.trace, f"{self.schedule.workers[worker].name} does {shown(operation)}"
             )
-
-
-def _rows_of(trace: Trace, worker: int) -> deque[tuple[int, int, int, int]]:
-    """(kind, block, batch, version) of a worker's operations, in its program's order."""
-    own = trace.spans[trace.spans["worker"] == worker]
-    own = own[own["index"].argsort(kind="stable")]
-    columns = (own[name].tolist() for name in ("kind", "block", "batch", "version"))
-    return deque(zip(*columns, strict=True))
-
-
-class _Reads:
-    """Which versions of the weights each operation of a trace reads."""
-
-    def __init__(self, schedule: Schedule, trace: Trace) -> None:
-        self.schedule, self.rules = schedule, schedule.weights
-        # (worker, block, batch) -> the version that a worker's own copy stems from.
-        self.bases: dict[tuple[int, int, int], int] = {}
-        if self.rules.write == "assign":
-            columns = ("worker", "block", "batch", "version_base")
-            rows = zip(*(trace.gradients[name].tolist() for name in columns), strict=True)
-            self.bases = {(worker, block, batch): base for worker, block, batch, base in rows}
-
-    def of(
-        self, worker: int, kind: type[Any], block: int, batch: int, version: int
-    ) -> list[Version]:
-        """What an operation reads; what a stash has kept for it does not count."""
-        replica, rules = self.schedule.replicas[worker], self.rules
-        if issubclass(kind, _READING):
-            return [(replica, block, version)]
-        if rules.policy == "stash" or not issubclass(kind, (Replay, Backward, BackwardInput)):
-            return []
-        found = [(replica, block, version)]
-        whole = rules.write == "assign" and rules.refresh == "pass"
-        if whole and issubclass(kind, Backward) and block == self.schedule.blocks:
-            for each in range(1, block):
-                if (base := self.bases.get((worker, each, batch))) is not None:
-                    found.append((replica, each, base))
-        return found
-
-    def count(self, trace: Trace) -> Counter[Version]:
-        """How often each version of each block is read in the trace."""
-        readers: Counter[Version] = Counter()
-        kinds = (*_READING, Replay, Backward, BackwardInput, BackwardThrough)
-        for kind in kinds:
-            rows = trace.spans[trace.spans["kind"] == KIND[kind_of(kind)]]
-            columns = (rows[name].tolist() for name in ("worker", "block", "batch", "version"))
-            for worker, block, batch, version in zip(*columns, strict=True):
-                readers.update(self.of(worker, kind, block, batch, version))
-        return readers
 
 
 def _not_of(trace: Trace, why: str) -> InputError:

@@ -6,7 +6,6 @@ limit. The numbers of the free and of the filled slots travel through two pipes 
 """
 
 import ctypes
-import errno
 import mmap
 import os
 import struct
@@ -16,7 +15,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from executor.handles import MAX_NUMBERS, Descriptor, Numbers, Stop, Stopped, wait_any
+from executor.handles import (
+    MAX_NUMBERS,
+    Descriptor,
+    Numbers,
+    Stop,
+    Stopped,
+    memory_file,
+    wait_any,
+)
 from simcore.errors import InputError, RunError
 
 __all__ = ["Message", "Ring", "Stop", "Stopped", "message_bytes", "select"]
@@ -93,10 +100,9 @@ class Ring:
                 )
         size_bytes = slots * _aligned(slot_bytes)
         try:
-            memory = Descriptor(os.memfd_create(f"gradlag-{name}"))
-            _take_memory(memory.number, size_bytes)
+            memory = memory_file(name, size_bytes)
             others = os.eventfd(senders - 1, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
-            shared = (Numbers(), Numbers(), Descriptor(others), stop)
+            shared = (Numbers(slots), Numbers(slots + 1), Descriptor(others), stop)
             ring = cls(name, slots, slot_bytes, memory, shared)
         except OSError as error:
             what = f"size in bytes of ring '{name}'"
@@ -140,6 +146,23 @@ class Ring:
         """
         found = select((self,))
         return None if found is None else found[1]
+
+    def poll(self) -> Message | None:
+        """Take the next message if there is one now."""
+        return self._take(time.monotonic_ns())
+
+    def unread(self) -> list[Message]:
+        """Copies of all messages that nobody has taken, oldest first; they stay in the ring.
+
+        Nobody else may use the ring meanwhile.
+        """
+        slots = []
+        while (slot := self._filled.take()) is not None:
+            slots.append(slot)
+        for slot in slots:
+            self._filled.put(slot)
+        now_ns = time.monotonic_ns()
+        return [self._read(slot, now_ns) for slot in slots if slot != CLOSED]
 
     def close(self) -> None:
         """End this process's sending; a second call does nothing.
@@ -228,13 +251,3 @@ def message_bytes(tensors: Sequence[torch.Tensor]) -> int:
 
 def _aligned(size_bytes: int) -> int:
     return -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _take_memory(number: int, size_bytes: int) -> None:
-    """Allocate a memory file, so that no write into it can fail later; raises `OSError`."""
-    # Asked first, because Linux may kill a process rather than refuse memory that there is not.
-    with open("/proc/meminfo") as lines:
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    if size_bytes > kib * 1024:
-        raise OSError(errno.ENOMEM, f"{kib * 1024} bytes are available")
-    os.posix_fallocate(number, 0, size_bytes)

@@ -8,7 +8,7 @@ import torch
 from executor.averaging import Contribution
 from executor.clock import now_ns
 from executor.payloads import Codec
-from executor.ports import LocalEnds, Message, Port
+from executor.ports import LocalEnds, LocalPort, Message, Port
 from executor.ring import Ring, select
 from executor.rounds import Meeting
 from simcore.errors import IllegalOperationError
@@ -67,10 +67,11 @@ class RingMeeting:
 
     def join(self, block: int) -> tuple[int, list[list[torch.Tensor]]]:
         """Wait for the others' contributions."""
-        own = self._own[block].pop(0)
-        given = {self._worker: own or []}
-        for member in self._from:
-            given[member] = self._next_of(member, block)
+        # Nothing is taken before all is there: a pause may end the wait.
+        there = [member for member in self._from if self._is_there(member, block)]
+        given = {self._worker: self._own[block].pop(0) or []}
+        for member in there:
+            given[member] = self._early[member, block].pop(0)
         return now_ns(), [given[member] for member in sorted(given) if given[member]]
 
     def leave(self) -> None:
@@ -78,15 +79,32 @@ class RingMeeting:
         for ring in self._to.values():
             ring.close()
 
-    def _next_of(self, member: int, block: int) -> list[torch.Tensor]:
-        early = self._early.get((member, block))
-        if early:
-            return early.pop(0)
-        while (message := self._from[member].receive()) is not None:
-            if message.batch == block:
-                return list(message.tensors)
+    def saved(self) -> dict[str, Any]:
+        """Contributions to rounds that this worker has not joined, read or not."""
+        return {
+            "own": dict(self._own),
+            "early": dict(self._early),
+            "unread": {
+                member: [(found.batch, list(found.tensors)) for found in ring.unread()]
+                for member, ring in self._from.items()
+            },
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what another one has `saved`; nobody may use the rings meanwhile."""
+        self._own, self._early = dict(saved["own"]), dict(saved["early"])
+        for member, messages in saved["unread"].items():
+            for block, tensors in messages:
+                self._from[member].send(block, tensors)
+
+    def _is_there(self, member: int, block: int) -> bool:
+        """Wait for a member's contribution to a block; False if it has ended without."""
+        while not self._early.get((member, block)):
+            message = self._from[member].receive()
+            if message is None:
+                return False
             self._early.setdefault((member, message.batch), []).append(list(message.tensors))
-        return []
+        return True
 
 
 class ProcessEnds:
@@ -99,16 +117,34 @@ class ProcessEnds:
 
     def select(self, channels: tuple[Channel, ...]) -> tuple[Channel, Message] | None:
         """Wait for the first of several channels that has a message; None if all are closed."""
-        ports = [self.ports[channel] for channel in channels]
-        between = [port for port in ports if isinstance(port, RingPort)]
+        between = [c for c in channels if isinstance(self.ports[c], RingPort)]
         if not between:
             return self._local.select(channels)
-        if len(between) < len(ports):
-            raise IllegalOperationError(
-                "a process cannot select among channels to itself and to others"
-            )
-        chosen = select([port.ring for port in between])
-        if chosen is None:
-            return None
-        index, received = chosen
-        return channels[index], between[index].message(received)
+        for channel in channels if len(between) < len(channels) else ():
+            if (message := self._found(self.ports[channel])) is not None:
+                return channel, message
+        # What comes from this process itself, or from storage, is there at once or never: while
+        # the worker waits, only other processes can send.
+        rings = [port.ring for c in between if isinstance(port := self.ports[c], RingPort)]
+        chosen = select(rings)
+        if chosen is not None:
+            channel = between[chosen[0]]
+            port = self.ports[channel]
+            assert isinstance(port, RingPort)
+            return channel, port.message(chosen[1])
+        own = [c for c in channels if isinstance(self.ports[c], LocalPort)]
+        if own:
+            reason = f"waits for {own[0].name}, to which nobody but itself sends"
+            raise IllegalOperationError(f"the worker {reason}")
+        return None
+
+    def _found(self, port: Port) -> Message | None:
+        """What can be taken from a channel without waiting."""
+        match port:
+            case RingPort():
+                received = port.ring.poll()
+                return None if received is None else port.message(received)
+            case LocalPort():
+                return port.receive() if port.arrived else None
+            case _:
+                return port.receive()

@@ -21,8 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from executor.finiteness import check_gradients
+from executor.learning import Learning
 from executor.slicing import Passes
-from executor.tree import Value
+from executor.streams import Place, working
+from executor.tree import Value, detached, flat, refilled
 from executor.weights import BlockWeights, Leaves
 from simcore.errors import IllegalOperationError, RunError
 from simcore.ledger import Ledger
@@ -31,7 +34,6 @@ from simcore.ops import COPIED, Item, ItemKind
 from simcore.schedule import WeightRules
 
 __all__ = [
-    "Clip",
     "Done",
     "Extras",
     "Graph",
@@ -44,17 +46,17 @@ __all__ = [
 ]
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Clip = Callable[[list[torch.Tensor]], object]  # limits the gradients of a block, in place
 # Layers that draw from torch's global state: one at a time, so that each can have its own seed.
 _DRAWING: Final = Lock()
+_TRAVELLING: Final = ("activation", "gradient", "derivative", "scalar", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the actions of all workers read.
 
-    `rate` and `alpha` are factors by the mini-batch: on the learning rate, and on the directions
-    below the classifier. `precision` is what matrix products are computed in.
+    With `check_finite` what is not finite ends the run. `first_batch` is the mini-batch of the
+    training with which the schedule begins.
     """
 
     rules: WeightRules
@@ -65,10 +67,9 @@ class Settings:
     batches_per_update: int = 1
     split_backward: bool = False
     seed: int = 0
-    rate: Callable[[int], float] | None = None
-    alpha: Callable[[int], float] | None = None
-    clip: Clip | None = None
-    precision: torch.dtype | None = None
+    learning: Learning = Learning()
+    check_finite: bool = True
+    first_batch: int = 0
 
 
 @dataclass(slots=True)
@@ -84,6 +85,14 @@ class Extras:
     synthesizer: nn.Module | None = None
     optimizer: torch.optim.Optimizer | None = None
     matrix: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> None:
+        """Bring it to a device; parameters stay the objects that they are."""
+        for module in (self.head, self.synthesizer):
+            if module is not None:
+                module.to(device)
+        if self.matrix is not None:
+            self.matrix = self.matrix.to(device)
 
 
 @dataclass(slots=True)
@@ -136,7 +145,7 @@ class WorkerTensors:
     """The tensors of one worker: its blocks, what it holds, and its pending gradients.
 
     `modules` are the worker's own skeletons, `weights` the blocks' weights and `extras` what comes
-    with them, all by block.
+    with them, all by block and on the device of `place` (None: on the CPU).
     """
 
     def __init__(
@@ -148,7 +157,9 @@ class WorkerTensors:
         settings: Settings,
         extras: Mapping[int, Extras] | None = None,
         replica: int = 0,
+        place: Place | None = None,
     ) -> None:
+        self.place = place
         self.worker, self.ledger, self.rules = worker, ledger, settings.rules
         self.modules, self.weights, self.settings = modules, weights, settings
         self.extras = extras or {block: Extras() for block in modules}
@@ -178,9 +189,16 @@ class WorkerTensors:
             raise IllegalOperationError(f"worker {self.worker} does not hold {missing}") from None
 
     def give(self, items: Sequence[Item], batch: int, payloads: Sequence[Any]) -> None:
-        """Hold these of a batch."""
+        """Hold these of a batch, on the worker's device."""
         for (kind, block), payload in zip(items, payloads, strict=True):
-            self.held[kind, block, batch] = payload
+            self.held[kind, block, batch] = self.brought(kind, payload)
+
+    def brought(self, kind: ItemKind, payload: Any) -> Any:
+        """A payload on the worker's device, if it is of tensors that travel."""
+        if self.place is None or kind not in _TRAVELLING:
+            return payload
+        with working(self.place):
+            return self.place.bring(payload)
 
     def drop_copied(self, batch: int) -> None:
         """Forget what came for all blocks of a batch, when none of them waits for it any more."""
@@ -242,17 +260,30 @@ class WorkerTensors:
         self.newest[block] = max(batch, self.newest.get(block, 0))
 
     def reduced(self, block: int) -> list[torch.Tensor]:
-        """The pending gradients of a block, as one: their mean or their sum."""
+        """The pending gradients of a block, as one: their mean or their sum, checked."""
         count = self.ledger.pending(self.worker, block)
         gradients = self.pending.pop(block)
         if self.rules.reduce == "mean" and count > 1:
             torch._foreach_div_(gradients, count)
+        if self.settings.check_finite:
+            check_gradients(block, self.newest.get(block, 0), gradients)
         return gradients
+
+    @property
+    def device(self) -> torch.device:
+        """Where the worker computes."""
+        return torch.device("cpu") if self.place is None else self.place.device
 
     def precision(self) -> Any:
         """Autocasting, if wanted; it is the thread's own."""
-        wanted = self.settings.precision
-        return nullcontext() if wanted is None else torch.autocast("cpu", wanted)
+        wanted = self.settings.learning.precision(self.worker)
+        return nullcontext() if wanted is None else torch.autocast(self.device.type, wanted)
+
+    def received(self, value: Value) -> Value:
+        """An input as the worker computes with it: one that does not autocast widens it."""
+        if self.settings.learning.precision(self.worker) is not None:
+            return detached(value)
+        return refilled(value, (_widened(tensor.detach()) for tensor in flat(value)))
 
     @contextmanager
     def surrounded(self, block: int, batch: int) -> Iterator[None]:
@@ -261,9 +292,15 @@ class WorkerTensors:
             stack.enter_context(self.precision())
             if block in self.drawing:
                 stack.enter_context(_DRAWING)
-                stack.enter_context(torch.random.fork_rng(devices=[]))
-                torch.manual_seed(self.seed_of(block, batch))
+                stack.enter_context(torch.random.fork_rng(self.random_devices))
+                first = self.settings.first_batch * self.settings.micro_batches
+                torch.manual_seed(self.seed_of(block, first + batch))
             yield
+
+    @property
+    def random_devices(self) -> list[torch.device]:
+        """The devices besides the CPU whose random state the worker's draws change."""
+        return [] if self.place is None else self.place.random_devices
 
     def seed_of(self, block: int, number: int) -> int:
         """A seed of 63 bits for what a block draws for a pass or a mini-batch."""
@@ -287,6 +324,10 @@ def untouched(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, buffer in own:
             setattr(part, name, buffer)
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _names(module: nn.Module) -> dict[str, list[str]]:

@@ -5,12 +5,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from executor.data import DataSet
+from executor.learning import Learning
 from executor.slicing import Source
-from executor.tensors import Clip, Loss
+from executor.tensors import Loss
 from executor.weights import MakeOptimizer
 from simcore.ops import Item
 from simcore.schedule import Schedule
@@ -21,6 +24,7 @@ INTERRUPTED: Final = "interrupted"
 __all__ = [
     "INTERRUPTED",
     "DataSource",
+    "Learning",
     "RunResult",
     "Source",
     "Training",
@@ -51,8 +55,13 @@ class Training:
     `make_schedule` and the rest can be pickled, so that each process builds the schedule itself.
     `bounds` are the layers at which blocks begin, with the number of layers last. `model` is not
     changed: every run starts from its weights. `threads` is the number of cores that a single
-    operation may use. `rate` and `alpha` are factors by the mini-batch, on the learning rate and on
-    the directions of forward gradients; `clip` limits the gradients of a block at each update.
+    operation may use. `devices` are where workers compute (see `executor.streams.places_of`).
+    `timeout_s` is the longest that one operation of a worker may take, and that all may wait (None:
+    by measure, see `executor.watchdog`). With `check_finite` a worker that computes an infinite
+    value, or one that is no number, ends the run. `start` is the folder of a checkpoint to go on
+    from, and `first_batch` the mini-batch of the data, and of all that goes by it, with which the
+    schedule begins (see `executor.checkpoint.resumed`). With `measure_memory` the run measures what
+    its workers hold (see `executor.measured_memory`).
     """
 
     make_schedule: Callable[[], Schedule]
@@ -63,10 +72,13 @@ class Training:
     loss: Loss = field(default_factory=nn.CrossEntropyLoss)
     seed: int = 0
     threads: int = 1
-    rate: Callable[[int], float] | None = None
-    alpha: Callable[[int], float] | None = None
-    clip: Clip | None = None
-    precision: torch.dtype | None = None
+    learning: Learning = Learning()
+    devices: tuple[str, ...] = ("cpu",)
+    timeout_s: float | None = None
+    check_finite: bool = True
+    start: str | None = None
+    first_batch: int = 0
+    measure_memory: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -74,15 +86,17 @@ class Training:
 class RunResult:
     """What a run left: its trace, losses, weights.
 
-    `losses` are rows (batch, loss, seconds since the run's start), by batch. `state` is the trained
-    network's state, or None if the run did not end. `failure` is why it did not, or None;
-    `INTERRUPTED` after Ctrl-C.
+    `losses` are rows (mini-batch, loss, seconds since the run's start), by mini-batch, counted from
+    the `first_batch` of the training. `state` is the trained network's state, or None if the run
+    did not end. `failure` is why it did not, or None; `INTERRUPTED` after Ctrl-C,
+    `executor.checkpoint.STOPPED` if it can be resumed.
     """
 
     trace: Trace
     losses: list[tuple[int, float, float]]
     state: dict[str, torch.Tensor] | None
     failure: str | None = None
+    memory: NDArray[np.void] | None = None
 
 
 def optimizer(

@@ -7,7 +7,7 @@ stays on. Under `mixed` and `replay` updates write in place and that check is ev
 optimiser works on aliases of the parameters, which have version counters of their own.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import Lock
@@ -120,6 +120,38 @@ class BlockWeights:
         with torch.no_grad():
             for own, shared in zip(copy.parameters, self._shared(), strict=True):
                 own.copy_(shared)
+
+    def saved(self, number_of: Callable[[Leaves], int]) -> dict[str, Any]:
+        """Optimiser states, own copies, and the buffer, whose versions have numbers."""
+        return {
+            "optimizers": {owner: each.state_dict() for owner, each in self._optimizers.items()},
+            "copies": {
+                owner: {
+                    "optimizer": each.optimizer.state_dict(),
+                    "parameters": [p.detach().clone() for p in each.parameters],
+                }
+                for owner, each in self._copies.items()
+            },
+            "buffered": {version: number_of(each) for version, each in self.buffered.items()},
+        }
+
+    def restore(self, saved: Mapping[str, Any], versions: Sequence[Leaves]) -> None:
+        """Go on from what other weights of the same rules have `saved`.
+
+        `versions` are by number; 0 is the newest, which has been written to `current` already.
+        """
+        if self.rules.buffer and saved["buffered"]:
+            self.buffered = {at: versions[number] for at, number in saved["buffered"].items()}
+        for owner, state in saved["optimizers"].items():
+            self._optimizers[owner] = self.make_optimizer(self.current.parameters.values())
+            self._optimizers[owner].load_state_dict(state)
+        own = self.rules.write == "assign"
+        for owner, state in saved["copies"].items():
+            copy = self._own_copy(owner) if own else self._copy(owner, self._shared)
+            if own:
+                for parameter, value in zip(copy.parameters, state["parameters"], strict=True):
+                    parameter.data.copy_(value)
+            copy.optimizer.load_state_dict(state["optimizer"])
 
     def _step_stashed(
         self,

@@ -5,10 +5,11 @@ happens; it knows no time and no tensor. Its lock guards counters alone, so that
 train without locks may share a ledger.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import RLock
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from simcore.errors import IllegalOperationError
 from simcore.ops import (
@@ -27,7 +28,20 @@ from simcore.ops import (
 from simcore.rules import RULES
 from simcore.schedule import WeightRules
 
-__all__ = ["Applied", "Ledger", "Update"]
+__all__ = ["Applied", "Counts", "Ledger", "Update"]
+
+# What a ledger knows of gradients that have not been applied yet.
+_READ: Final = ("_first", "_forward", "_backward", "_pending", "_base")
+
+
+class Counts(Protocol):
+    """The versions of blocks 0..blocks of one replica: a list, or what processes share."""
+
+    def __getitem__(self, block: int, /) -> int:
+        """The version of a block."""
+
+    def __setitem__(self, block: int, version: int, /) -> None:
+        """Set the version of a block, in one piece."""
 
 
 class Applied(NamedTuple):
@@ -59,16 +73,28 @@ class Update:
 class Ledger:
     """Versions of blocks 1..blocks, all 0 at first, under the given rules for weights.
 
-    `replicas` says which copy of the weights each worker uses; without it all use one.
+    `replicas` says which copy of the weights each worker uses; without it all use one. Processes
+    that update the same blocks have a ledger each, with one store of `versions` (by replica, then
+    block) and a lock `raising`, within which a version is read and raised. All else belongs to the
+    worker that handles the batch.
     """
 
-    def __init__(self, blocks: int, rules: WeightRules, replicas: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        rules: WeightRules,
+        replicas: Sequence[int] = (),
+        versions: Sequence[Counts] | None = None,
+        raising: AbstractContextManager[Any] | None = None,
+    ) -> None:
         self.blocks = blocks
         self.rules = rules
         self.lock = RLock()
+        self._raising = self.lock if raising is None else raising
         self._replica = replicas
         copies = range(max(replicas, default=0) + 1)
-        self._version = [[0] * (blocks + 1) for _ in copies]
+        own: list[Counts] = [[0] * (blocks + 1) for _ in copies]
+        self._version = own if versions is None else versions
         self._passes = [[0] * (blocks + 1) for _ in copies]
         self._first: dict[tuple[int, int], int] = {}
         self._forward: dict[tuple[int, int], int] = {}
@@ -175,13 +201,37 @@ class Ledger:
         with self.lock:
             return self._raise(worker, block)
 
-    def _versions(self, worker: int) -> list[int]:
+    def is_newest(self, worker: int, block: int, batch: int) -> bool:
+        """Whether a block has not been updated since the batch's forward pass read its weights."""
+        return self._forward[block, batch] == self.version(block, worker)
+
+    def saved(self) -> dict[str, Any]:
+        """All of it as plain containers; `restore` takes them back."""
+        blocks = range(self.blocks + 1)
+        return {
+            "versions": [[versions[block] for block in blocks] for versions in self._version],
+            "passes": [list(passes) for passes in self._passes],
+            **{name: dict(getattr(self, name)) for name in _READ},
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Go on from what another ledger of the same rules has `saved`."""
+        for versions, found in zip(self._version, saved["versions"], strict=True):
+            for block, version in enumerate(found):
+                versions[block] = version
+        self._passes = [list(passes) for passes in saved["passes"]]
+        for name in _READ:
+            setattr(self, name, dict(saved[name]))
+
+    def _versions(self, worker: int) -> Counts:
         return self._version[self._replica[worker] if self._replica else 0]
 
     def _raise(self, worker: int, block: int) -> int:
         versions = self._versions(worker)
-        versions[block] += 1
-        return versions[block] - 1
+        with self._raising:
+            found = versions[block]
+            versions[block] = found + 1
+        return found
 
     def _buffered(self, block: int, worker: int, newest: int) -> int:
         passes = self._passes[self._replica[worker] if self._replica else 0]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -13,7 +13,7 @@ from analysis.cli.output import Bar
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
 from analysis.cli.values import MOST_SEED, one_of, whole
 from simcore.errors import InputError
-from simcore.schedules import find
+from simcore.schedules import build, find
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +44,7 @@ DATA_SETS: Final = (
     "images",
 )
 _NEVER_VARIED: Final = ("digits", "generated", "imdb")
+_FEW: Final = 4  # batches of a schedule that is built only to see whether it can run
 _MOST_THREADS: Final = 4096
 # Enough to cut layers into even blocks.
 _REPEATS, _PHASE_S = 2, 0.2
@@ -97,6 +98,15 @@ class NetworkFlags:
             "--threads", "T", "cores that an operation may use (default: all, shared out)", _PANEL
         ),
     ] = None
+    device: Annotated[
+        str,
+        flag(
+            "--device",
+            "cpu|cuda|cuda:N",
+            "where workers compute: one for all (cuda: the GPUs in turn), or one for each",
+            _PANEL,
+        ),
+    ] = "cpu"
     seed: Seed = "0"
 
     @property
@@ -157,6 +167,7 @@ class Setup:
     network: Network
     optimizer: OptimizerFlags
     threads: int | None
+    devices: tuple[str, ...]
     batches: int
     costs: "Workload | None"
 
@@ -174,6 +185,8 @@ class Setup:
         Raises `InputError` for bad flags, for what needs too much memory, and for more blocks than
         the network has layers.
         """
+        from executor.streams import devices_of
+
         recipe = optimizer.found_recipe()
         optimizer, network = optimizer.by_recipe(), network.by_recipe(recipe)
         optimizer.settings()
@@ -191,9 +204,15 @@ class Setup:
         if epochs is not None:
             count = epochs * made.data.batches_per_epoch(made.batch_size)
             _refuse(schedules, count, training.memory_limit)
+        devices = tuple(each.strip() for each in network.device.split(","))
+        if devices != ("cpu",):
+            for name, options in schedules:
+                few: dict[str, Any] = {**options, "batches": _FEW}
+                few["batches"] = max(_FEW, few.get("replicas", 1))
+                devices_of(devices, build(name, **few))
         for name, options in schedules:
             fitted(find(name), options, made.layers, f"of {made.spec}")
-        return cls(made, optimizer, threads, count, _costs(training.workload, made))
+        return cls(made, optimizer, threads, devices, count, _costs(training.workload, made))
 
     def experiment(self, bar: Bar, *, even: bool = False) -> "Experiment":
         """The experiment; layers are timed where the flags do not say what they cost.
@@ -217,6 +236,7 @@ class Setup:
             self.threads,
             self.optimizer.learning(network.data.batches_per_epoch(network.batch_size)),
             network.time_steps,
+            self.devices,
             self.settings,
         )
 

@@ -4,7 +4,6 @@ The references use no part of gradlag: a training loop, and a loop over the equa
 gradients that keeps every version of every module's weights.
 """
 
-import copy
 import json
 import os
 import signal
@@ -194,14 +193,6 @@ def test_one_module_accumulates_as_plain_training_does(
     options: dict[str, Any] = {"modules": 1, "batches": 16, "accumulation": accumulation}
     result = run("perceptron", make_optimizer, "adl", **options)
     assert_same_bits(result, *plain("perceptron", make_optimizer, 16, accumulation))
-
-
-@pytest.mark.parametrize(("name", "modules"), [("bp", 1), ("bp", 3), ("fdg", 1), ("adl", 1)])
-def test_one_worker_draws_the_same_dropout(name: str, modules: int) -> None:
-    """Warming up draws nothing that training would have drawn."""
-    make, model = optimizer("sgd", 0.05), perceptron(nn.Dropout(0.4))
-    result = run("perceptron", make, name, copy.deepcopy(model), batches=8, modules=modules)
-    assert_same_bits(result, *plain("perceptron", make, 8, model=model))
 
 
 class Tied(nn.Module):

@@ -1,0 +1,195 @@
+"""How much of the simulator's ideal throughput does a real run reach, and where is the rest?"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Any, Final
+
+from executor.machine import describe_machine
+from executor.run import Runtime
+from simcore.engine import simulate
+from simcore.metrics import makespan_s
+from simcore.schedules import build
+from simcore.trace import Trace
+from simcore.workload import Workload
+from tests.benchmarks.command import main
+from tests.benchmarks.harness import Phase, Rounds, Scale, Task, paired, run_phase
+from tests.benchmarks.itemised import Items, itemised, mean_items
+from tests.benchmarks.plain import Plain
+from tests.benchmarks.results import Cell, Phases, Result, Target
+
+__all__ = ["Run", "Shares", "measure", "shares"]
+
+QUESTION: Final = (
+    "What share of the ideal throughput do two workers on two cores reach? Ideal is the simulation "
+    "of the same mini-batches, start-up and drain included, with the times that plain PyTorch "
+    "takes for each operation on one thread, and without any overhead. Where is the rest?"
+)
+_PARTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A schedule with its options, in a runtime; and by what one worker does the same."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=lambda: {"modules": 2})
+    runtime: Runtime = "processes"
+
+    @property
+    def parts(self) -> int:
+        """The parts in which a mini-batch passes."""
+        found: int = self.options.get("micro_batches", 1)
+        return found
+
+    @property
+    def label(self) -> str:
+        """As tables name it."""
+        parts = f", {self.parts} micro-batches" if self.parts > 1 else ""
+        return f"{self.name}{parts}, {self.runtime}"
+
+    def alone(self) -> tuple[str, dict[str, Any]]:
+        """The schedule of one worker with the same operations."""
+        if self.parts > 1:
+            return "1f1b", {"modules": 1, "micro_batches": self.parts}
+        return "bp", {"modules": 2}
+
+
+CASES: Final = (
+    (Task("mlp:4x2048", 64), (Run("fdg"), Run("adl"))),
+    (Task("mlp:8x1024", 64), (Run("fdg"), Run("fdg", runtime="threads"))),
+    (Task("mlp:8x512", 64), (Run("fdg"), Run("adl"))),
+    (Task("mlp:8x1024", 512), (Run("1f1b", {"modules": 2, "micro_batches": _PARTS}),)),
+)
+TINY: Final = ((Task("mlp:2x8", 16), (Run("fdg", runtime="threads"),)),)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shares:
+    """What was found of one run: medians of seconds per mini-batch, and where they went.
+
+    `shortest_s` is the shortest mean forward or backward operation, `update_s` the shortest update.
+    """
+
+    measured_s: float
+    ideal_s: float
+    share: float
+    one_thread_s: float
+    all_cores_s: float
+    shortest_s: float
+    update_s: float
+    items: Items
+
+
+def measure(scale: Scale) -> Result:
+    """The shares of all cases."""
+    rows: list[dict[str, Cell]] = []
+    targets: list[Target] = []
+    phases = Phases()
+    for task, runs in TINY if scale.tiny else CASES:
+        found, counted = shares(Task(task.model, task.batch_size, scale.device), runs, scale)
+        phases += counted
+        for run, each in zip(runs, found, strict=True):
+            rows.append({"network": task.label, "schedule": run.label, **_row(each)})
+            wanted = 0.95 if each.shortest_s >= 0.005 else 0.85
+            if each.shortest_s >= 0.001 and each.update_s is not None:
+                length = "5 ms" if wanted == 0.95 else "1 ms"
+                claim = f"{task.label}, {run.label}, operations above {length}"
+                targets.append(Target(claim, wanted, each.share))
+    return Result("ideal", QUESTION, rows, phases, targets, _NOTES)
+
+
+_NOTES: Final = (
+    "The shortest operation is the shorter of the mean forward and backward pass of a block and "
+    "part of a mini-batch; updates may be shorter. Items are shares of the measured time, means "
+    "over workers: the work at its profiled times, what the ideal run waits too (bubble), the "
+    "runtime within operations, contention, copying messages, Python between operations, waiting.",
+)
+
+
+def shares(task: Task, runs: Sequence[Run], scale: Scale) -> tuple[list[Shares], Phases]:
+    """Measure runs of a network beside plain backpropagation and the operations one by one."""
+    cores = int(describe_machine()["cores"])
+    bounds, parts = task.bounds(2), sorted({run.parts for run in runs})
+    scale.told(f"{task.label}:")
+    with ExitStack() as stack:
+        one = stack.enter_context(Plain(task))
+        every = stack.enter_context(Plain(task, threads=cores))
+        batches = scale.batches(one.backpropagation(scale.batches(1.0)).batch_s)
+        cases = {f"profile {n}": _profile(one, batches, bounds, n) for n in parts}
+        cases["one thread"] = lambda: one.backpropagation(batches)
+        cases["all cores"] = lambda: every.backpropagation(batches)
+        for run in runs:
+            cases[f"alone {run.label}"] = _run(task, run, batches, alone=True)
+            cases[run.label] = _run(task, run, batches)
+        rounds = paired(cases, scale)
+    return [_shares(run, rounds, batches) for run in runs], Phases.of(rounds)
+
+
+def _profile(plain: Plain, batches: int, bounds: tuple[int, ...], parts: int) -> Any:
+    return lambda: plain.profile(batches, bounds, parts)
+
+
+def _run(task: Task, run: Run, batches: int, alone: bool = False) -> Any:
+    name, options = run.alone() if alone else (run.name, run.options)
+
+    def phase() -> Phase:
+        return run_phase(task, run.runtime, name, batches, **options)
+
+    return phase
+
+
+def _shares(run: Run, rounds: Rounds, batches: int) -> Shares:
+    profiles: list[Workload] = rounds.details(f"profile {run.parts}")
+    schedule = build(run.name, batches=batches, **run.options)
+    ideals = [simulate(schedule, profile) for profile in profiles]
+    ideal_s = [makespan_s(ideal) / batches for ideal in ideals]
+    measured_s = [phase.batch_s for phase in rounds.phases[run.label]]
+    traces: list[Trace] = rounds.details(run.label)
+    alone: list[Trace] = rounds.details(f"alone {run.label}")
+    layers = [layer for profile in profiles for layer in profile.layers]
+    blocks = range(schedule.blocks)
+    return Shares(
+        median(measured_s),
+        median(ideal_s),
+        median(ideal / real for ideal, real in zip(ideal_s, measured_s, strict=True)),
+        rounds.batch_s("one thread"),
+        rounds.batch_s("all cores"),
+        min(
+            fmean(float(getattr(layer, kind)) for layer in layers[block :: schedule.blocks])
+            for block in blocks
+            for kind in ("forward_s", "backward_s")
+        )
+        / run.parts,
+        min(float(layer.update_s) for layer in layers),
+        mean_items([itemised(*three) for three in zip(traces, alone, ideals, strict=True)]),
+    )
+
+
+def _row(found: Shares) -> dict[str, Cell]:
+    items = found.items
+    return {
+        "shortest operation, ms": 1000 * found.shortest_s,
+        "BP one thread, ms": 1000 * found.one_thread_s,
+        "BP all cores, ms": 1000 * found.all_cores_s,
+        "measured, ms": 1000 * found.measured_s,
+        "ideal, ms": 1000 * found.ideal_s,
+        "share of ideal": found.share,
+        **{
+            f"{name}, %": 100 * items.share(part)
+            for part, name in (
+                ("computing", "work"),
+                ("bubble", "bubble"),
+                ("within", "in operations"),
+                ("contention", "contention"),
+                ("messages", "messages"),
+                ("python", "Python"),
+                ("waiting", "waiting"),
+            )
+        },
+    }
+
+
+if __name__ == "__main__":
+    main(measure)

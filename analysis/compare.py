@@ -79,13 +79,13 @@ def measure(
     machine changed its speed meanwhile, and all is done once more; the steadier of both counts.
     What is disturbed by other programs is repeated too, once and if that does not take long. A run
     that fails or diverges is kept as far as it came. `told` is given a word on each stage,
-    `progress` the gradients applied. Raises `InputError` for the replay runtime, whose time is not
-    that of any schedule, and `KeyboardInterrupt` after Ctrl-C.
+    `progress` the gradients applied. Raises `InputError` for the runtimes replay, whose time is not
+    that of any schedule, and torchrun, which others start; and `KeyboardInterrupt` after Ctrl-C.
     """
     training = experiment.training(wanted, threads)
     runtime = runtime or runtime_for(training)
-    if runtime == "replay":
-        rule = "must be one whose time is that of the schedule"
+    if runtime in ("replay", "torchrun"):
+        rule = "must be one that can time the schedule by itself"
         raise InputError("runtime", runtime, rule, "use threads or processes")
     first = _measure_once(experiment, wanted, training, runtime, told, progress)
     if first.drift <= DRIFT:

@@ -188,7 +188,8 @@ class _Run:
         along = kind[first] == KIND["tangent"]
         rules = self.schedule.weights
         one = np.full_like(self.parameters, _SEED_BYTES)
-        size = rules.tangents * (self.parameters if rules.keep == "tangent" else one)
+        # One seed stands for all directions of a mini-batch.
+        size = rules.tangents * self.parameters if rules.keep == "tangent" else one
         # All passes of a mini-batch share its directions.
         rows, mini_batch = first[along], passes.batch[along] // self.schedule.micro_batches
         changes = np.diff(block[along], prepend=0) | np.diff(mini_batch, prepend=-1)

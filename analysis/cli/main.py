@@ -17,7 +17,13 @@ def main() -> None:
     """Run the command line; the process ends with its exit status."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    sys.exit(execute(sys.argv[1:]))
+    status = execute(sys.argv[1:])
+    supervision = sys.modules.get("executor.supervision")
+    if supervision is not None and supervision.left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # a thread that hangs would abort the process on its way out
+    sys.exit(status)
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -45,3 +51,7 @@ def _run(arguments: list[str]) -> int:
 
     result = root().main(arguments, prog_name="gradlag", standalone_mode=False)
     return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

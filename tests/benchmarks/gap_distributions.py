@@ -170,7 +170,9 @@ def _variations(pilot: Trace) -> Variations:
             chosen = rows["block"] == block
             lengths[chosen] /= lengths[chosen].mean()
         shares = (np.arange(SAMPLES) + 0.5) / SAMPLES
-        samples = [Fraction(round(10_000 * float(value)), 10_000) for value in np.quantile(lengths, shares)]
+        samples = [
+            Fraction(round(10_000 * float(value)), 10_000) for value in np.quantile(lengths, shares)
+        ]
         kinds[kind] = empirical(samples, "samples:pilot")
     return Variations(None, kinds)
 

@@ -26,7 +26,17 @@ from simcore.schedule import Schedule
 from simcore.schedules import build
 from simcore.workload import Workload
 
-__all__ = ["DISTURBED", "Case", "Phase", "Rounds", "Scale", "Task", "paired", "run_phase", "watched"]
+__all__ = [
+    "DISTURBED",
+    "Case",
+    "Phase",
+    "Rounds",
+    "Scale",
+    "Task",
+    "paired",
+    "run_phase",
+    "watched",
+]
 
 DISTURBED: Final = 0.05  # the share of the machine that others may take in a phase
 FEATURES, CLASSES, SAMPLES = 64, 10, 4096

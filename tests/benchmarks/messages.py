@@ -92,9 +92,7 @@ def _serve(number: int, shared: Any, pipe: Connection) -> None:
     tune_allocator()
     torch.set_num_threads(1)
     rings, queues, store = shared
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=number, world_size=2
-    )
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
     pipe.send("ready")
     while True:
         try:

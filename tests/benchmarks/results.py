@@ -123,11 +123,16 @@ def _table(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
     cells = [heads, *([_shown(row[head]) for head in heads] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(heads))]
     lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
+        "| "
+        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        + " |"
         for line in cells
     ]
     numbers = [isinstance(rows[0][head], int | float) for head in heads]
-    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numbers, strict=True)]
+    rule = [
+        "-" * (width - 1) + (":" if right else "-")
+        for width, right in zip(widths, numbers, strict=True)
+    ]
     return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
 
 

@@ -71,7 +71,8 @@ def _row(task: Task, scale: Scale) -> tuple[dict[str, Cell], Phases]:
     }
     return {
         "network": task.label,
-        "shortest operation, ms": 1000 * min(s for (_, kind), s in means.items() if kind != "update"),
+        "shortest operation, ms": 1000
+        * min(s for (_, kind), s in means.items() if kind != "update"),
         "shortest update, ms": 1000 * min(s for (_, kind), s in means.items() if kind == "update"),
         "BP one thread, ms": 1000 * rounds.batch_s("one thread"),
         "BP all cores, ms": 1000 * rounds.batch_s("all cores"),

@@ -1,0 +1,144 @@
+"""Every benchmark runs, with sizes at which its figures mean nothing, and its arithmetic is right."""
+
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from simcore.engine import simulate
+from simcore.errors import InputError
+from simcore.metrics import makespan_s
+from simcore.schedules import build
+from simcore.workload import Workload
+from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.gap_distributions import distance
+from tests.benchmarks.harness import Case, Phase, Scale, paired
+from tests.benchmarks.itemised import itemised
+from tests.benchmarks.results import SCHEMA, Phases, Result, Target, markdown, written
+
+
+def tried(name: str, folder: Path, *arguments: str) -> Any:
+    """The result of a benchmark with tiny sizes."""
+    file = folder / "result.json"
+    words = ["-m", f"tests.benchmarks.{name}", "--tiny", "--json", str(file), *arguments]
+    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "**Question.**" in ran.stdout
+    return json.loads(file.read_text())
+
+
+def check_plausible(name: str, found: Any) -> None:
+    assert found["schema"] == SCHEMA
+    assert found["command"] == f"python -m tests.benchmarks.{name} --tiny"
+    assert found["machine"]["torch"] == torch.__version__
+    assert found["phases"]["kept"] > 0
+    assert found["rows"]
+    for row in found["rows"]:
+        assert row.keys() == found["rows"][0].keys()
+        for head, value in row.items():
+            if head.endswith((", ms", ", µs")):
+                assert 0 < value < 1e7, head
+    markdown(Result.read(found))
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_runs_and_leaves_json(name: str, tmp_path: Path) -> None:
+    check_plausible(name, tried(name, tmp_path))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["ideal", "small_operations", "gap_distributions"])
+def test_benchmarks_run_on_a_gpu(name: str, tmp_path: Path) -> None:
+    found = tried(name, tmp_path, "--device", "cuda")
+    assert found["command"].endswith("--device cuda")
+    assert found["rows"]
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    words = ["-m", "tests.benchmarks.transport", "--tiny", "--device", "cuda"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=hidden, capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: --device cuda")
+
+
+def test_disturbed_phases_are_repeated_and_counted() -> None:
+    shares = iter([0.0, 0.5, 0.02, 0.0, 0.3, 0.2, 0.4])
+    times = iter([4.0, 9.0, 2.0, 6.0, 9.0, 3.0, 9.0])
+    order: list[str] = []
+
+    def case(name: str) -> Case:
+        def phase() -> Phase:
+            order.append(name)
+            return Phase(next(times), next(shares))
+
+        return phase
+
+    rounds = paired({"a": case("a"), "b": case("b")}, Scale(rounds=2, repeats=2))
+    # b is repeated in both rounds, and in the second there is none that nobody disturbed.
+    assert "".join(order) == "abbabbb"
+    assert (rounds.dropped, rounds.disturbed) == (3, 1)
+    assert rounds.ratios("a", "b") == [4.0 / 2.0, 6.0 / 3.0]
+    assert str(Phases.of(rounds)).startswith("4 phases, 3 more dropped")
+
+
+def test_items_add_up_to_the_time_and_find_what_was_put_in() -> None:
+    """Two runs of a schedule with known costs: what the slower one takes longer for is found."""
+    schedule = build("fdg", modules=2, batches=40)
+    work = Workload.even(2, forward_s=2, backward_ratio=2, update_s=Fraction(1, 10))
+    slow = Workload.even(
+        2, forward_s=Fraction(22, 10), backward_ratio=2, update_s=Fraction(11, 100)
+    )
+    ideal, measured = simulate(schedule, work), simulate(schedule, slow)
+    alone = simulate(build("bp", modules=2, batches=40), work)
+    items = itemised(measured, alone, ideal)
+    assert items.total == pytest.approx(makespan_s(measured) / 40)
+    assert items.computing + items.bubble == pytest.approx(makespan_s(ideal) / 40)
+    assert items.within == pytest.approx(0)
+    assert items.contention == pytest.approx(0.1 * items.computing)
+    assert items.messages == items.python == 0
+    assert items.share("contention") == pytest.approx(items.contention / items.total)
+
+
+def test_the_distance_of_gaps_is_a_total_variation() -> None:
+    schedule = build("fdg", modules=2, batches=50)
+    fdg = simulate(schedule, Workload.even(2))
+    bp = simulate(build("bp", modules=2, batches=50), Workload.even(2))
+    assert distance(fdg, fdg) == 0
+    # All gaps of BP are 0; so are FDG's in module 2, and that of the first batch in module 1.
+    assert distance(fdg, bp) == pytest.approx(49 / 100)
+
+
+def test_targets_say_by_how_much_they_were_missed() -> None:
+    assert str(Target("share", 0.95, 0.9)) == "share: 0.9, wanted at least 0.95: missed by 0.05"
+    assert str(Target("distance", 0.05, 0.01, at_least=False)).endswith("at most 0.05: met")
+
+
+def test_a_page_takes_a_result_between_its_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- benchmark one -->\nold\n<!-- benchmark one -->\nafter\n")
+    rows = [{"network": "mlp", "share": 0.9567}]
+    result = Result("one", "How?", rows, Phases(3, 1), [Target("share", 0.9, 0.9567)])
+    written(result, page)
+    written(Result.read(json.loads(json.dumps(result.document()))), page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- benchmark one -->\n\n**Question.** How?")
+    assert text.endswith("<!-- benchmark one -->\nafter\n")
+    assert "old" not in text
+    assert "| mlp     | 0.957 |" in text
+    assert text.count("met") == 1
+    page.write_text("nothing")
+    with pytest.raises(InputError, match="benchmark one"):
+        written(result, page)

@@ -56,8 +56,10 @@ class Experiment:
 
     `layer_costs` has a layer for each of the network's (see `executor.network.layers_of`); blocks
     are made as even as they allow. `threads` is how many cores one operation may use (None: all
-    cores, shared out among the workers). `about` says what is trained, for readers of traces. With
-    `time_steps` the network takes one of so many parts of a sample after the other.
+    cores, shared out among the workers). `about` says what is trained, for readers of traces.
+    `timeout_s` is that of `executor.training.Training`, and `split` gives the bounds of so many
+    blocks (None: even ones). With `time_steps` the network takes one of so many parts of a sample
+    after the other.
     """
 
     model: nn.Sequential
@@ -72,6 +74,8 @@ class Experiment:
     time_steps: int | None = None
     devices: tuple[str, ...] = ("cpu",)
     about: Mapping[str, object] = field(default_factory=dict)
+    timeout_s: float | None = None
+    split: Callable[[int], tuple[int, ...]] | None = None
 
     def __post_init__(self) -> None:
         layers, costs = len(layers_of(self.model)), len(self.layer_costs.layers)
@@ -104,6 +108,8 @@ class Experiment:
         factory: Callable[..., Schedule] = build
         make_schedule = partial(factory, wanted.name, **self.options(wanted))
         schedule = make_schedule()
+        if bounds is None and self.split is not None:
+            bounds = self.split(schedule.blocks)
         if bounds is None:
             bounds = partition(self.layer_costs, schedule.blocks).bounds
         if threads is None:
@@ -119,6 +125,7 @@ class Experiment:
             threads=threads,
             learning=self.learning,
             devices=self.devices,
+            timeout_s=self.timeout_s,
             about={"training": {**self.about, "bounds": list(bounds)}} if self.about else {},
         )
 

@@ -34,8 +34,7 @@ REASONS: Final[Mapping[str, str]] = {
     "inputs": "parts of a mini-batch are not equally large",
     "copies": "the versions of auxiliary networks are kept, too; own copies are made at the first "
     "update",
-    "tangents": "one seed stands for all directions of a mini-batch; only parameters that learn "
-    "have directions",
+    "tangents": "only parameters that learn have directions",
     "messages": "labels travel with activations, and the gradient of a loss takes nothing; a "
     "message is in the queue before its sender is done with it; between processes a ring has room "
     "for all that can ever wait, and takes it at once",

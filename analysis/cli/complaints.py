@@ -32,7 +32,8 @@ def complain(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, GradlagError):
         # A worker's traceback, or the grid of a deadlock, comes before the one line.
         first, _, grid = str(error).partition("\n")
-        for text in filter(None, (grid, getattr(error, "traceback", ""))):
+        notes = getattr(error, "__notes__", [])[1:]  # the first is the traceback
+        for text in filter(None, (grid, getattr(error, "traceback", ""), *notes)):
             print(text.rstrip(), file=sys.stderr)
         return _line(_FAILED, f"error: {first}")
     if hasattr(error, "format_message"):  # typer's own: its class moves between versions

@@ -1,26 +1,22 @@
 """The flags of what is trained and how, and the experiment that they make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
-
-import typer
 
 from analysis.cli.costs import WorkloadFile, fitted
 from analysis.cli.learning import OptimizerFlags
-from analysis.cli.options import Seed, flag
+from analysis.cli.network import DATA_SETS, PANEL, Network, NetworkFlags
+from analysis.cli.options import flag
 from analysis.cli.output import Bar
 from analysis.cli.sizes import MemoryLimit, refuse_if_too_large
-from analysis.cli.values import MOST_SEED, one_of, whole
+from analysis.cli.values import number, one_of, whole
 from simcore.errors import InputError
 from simcore.schedules import build, find
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from analysis.experiment import Experiment
-    from executor.data import DataSet
-    from executor.recipes import Recipe
     from simcore.workload import Workload
 
 __all__ = [
@@ -31,122 +27,9 @@ __all__ = [
     "TrainingFlags",
 ]
 
-_PANEL: Final = "Training"
-DATA_SETS: Final = (
-    "digits",
-    "generated",
-    "mnist",
-    "fashion-mnist",
-    "cifar10",
-    "cifar100",
-    "svhn",
-    "imdb",
-    "images",
-)
-_NEVER_VARIED: Final = ("digits", "generated", "imdb")
 _FEW: Final = 4  # batches of a schedule that is built only to see whether it can run
-_MOST_THREADS: Final = 4096
 # Enough to cut layers into even blocks.
 _REPEATS, _PHASE_S = 2, 0.2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Network:
-    """A network, its data, and the size of a mini-batch."""
-
-    spec: str
-    model: "nn.Sequential"
-    data: "DataSet"
-    batch_size: int
-    seed: int
-    layers: int
-    augment: bool = False
-    time_steps: int | None = None
-    data_dir: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkFlags:
-    """What is trained, on what."""
-
-    model: Annotated[
-        str,
-        flag(
-            "--model",
-            "SPEC",
-            "mlp:DEPTHxWIDTH, conv:DEPTHxCHANNELS, rnn:DEPTHxWIDTH, lstm:DEPTHxWIDTH, a network's "
-            "name (resnet18, convs:tanh, ...), or package.module:function that makes an "
-            "nn.Sequential",
-            _PANEL,
-        ),
-    ] = "mlp:8x512"
-    data: Annotated[str, flag("--data", "|".join(DATA_SETS), "what is learned", _PANEL)] = "digits"
-    data_dir: Annotated[
-        str | None,
-        flag("--data-dir", "DIR", "where its files are (default $GRADLAG_DATA or data)", _PANEL),
-    ] = None
-    augment: Annotated[
-        bool,
-        typer.Option("--augment", help="vary images from epoch to epoch", rich_help_panel=_PANEL),
-    ] = False
-    batch_size: Annotated[
-        str | None, flag("--batch-size", "N", "samples of a mini-batch (default 64)", _PANEL)
-    ] = None
-    threads: Annotated[
-        str | None,
-        flag(
-            "--threads", "T", "cores that an operation may use (default: all, shared out)", _PANEL
-        ),
-    ] = None
-    device: Annotated[
-        str,
-        flag(
-            "--device",
-            "cpu|cuda|cuda:N",
-            "where workers compute: one for all (cuda: the GPUs in turn), or one for each",
-            _PANEL,
-        ),
-    ] = "cpu"
-    seed: Seed = "0"
-
-    @property
-    def cores(self) -> int | None:
-        """The number of cores of an operation; None where it was not given."""
-        if self.threads is None:
-            return None
-        return whole(self.threads, "--threads", most=_MOST_THREADS)
-
-    def by_recipe(self, recipe: "Recipe | None") -> "NetworkFlags":
-        """These flags, with those of a recipe where none were given."""
-        if recipe is None:
-            return self
-        varied = bool(recipe.augment) and self.data not in _NEVER_VARIED
-        size = str(recipe.batch_size) if self.batch_size is None else self.batch_size
-        return replace(self, batch_size=size, augment=self.augment or varied)
-
-    def make(self, time_steps: int | None = None) -> Network:
-        """The network and its data, of single time steps where samples are to be cut into these.
-
-        Raises `InputError` for bad flags.
-        """
-        chosen = one_of(self.data, "--data", DATA_SETS)
-        size = whole(self.batch_size or "64", "--batch-size")
-        seed = whole(self.seed, "--seed", least=0, most=MOST_SEED)
-
-        from executor.allocator import tune_allocator
-        from executor.data import open_data
-        from executor.models import make_model
-        from executor.network import layers_of
-        from executor.slicing import step_of
-
-        tune_allocator()  # as the processes of workers, which are measured too, do
-        samples = open_data(chosen, self.data_dir, self.augment)
-        samples.size_of(0, size)
-        seen = samples if time_steps is None else step_of(samples, time_steps)
-        made = make_model(self.model, seen, seed)
-        layers = len(layers_of(made))
-        about = self.augment, time_steps, self.data_dir
-        return Network(self.model, made, samples, size, seed, layers, *about)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +37,22 @@ class TrainingFlags:
     """How long and how training goes on."""
 
     epochs: Annotated[
-        str | None, flag("--epochs", "E", "passes through the data, not --batches", _PANEL)
+        str | None, flag("--epochs", "E", "passes through the data, not --batches", PANEL)
     ] = None
+    timeout: Annotated[
+        str | None,
+        flag(
+            "--timeout",
+            "S",
+            "longest that one operation of a worker may take, in seconds (default: by measure, 5 "
+            "or more)",
+            PANEL,
+        ),
+    ] = None
+    split: Annotated[
+        str,
+        flag("--split", "even|published", "blocks of even times, or those of the paper", PANEL),
+    ] = "even"
     workload: WorkloadFile = None
     memory_limit: MemoryLimit = "4GiB"
 
@@ -170,6 +67,8 @@ class Setup:
     devices: tuple[str, ...]
     batches: int
     costs: "Workload | None"
+    timeout_s: float | None = None
+    split: "Callable[[int], tuple[int, ...]] | None" = None
 
     @classmethod
     def read(
@@ -212,7 +111,12 @@ class Setup:
                 devices_of(devices, build(name, **few))
         for name, options in schedules:
             fitted(find(name), options, made.layers, f"of {made.spec}")
-        return cls(made, optimizer, threads, devices, count, _costs(training.workload, made))
+        timeout = training.timeout
+        timeout_s = None if timeout is None else number(timeout, "--timeout", above=True)
+        chosen = one_of(training.split, "--split", ("even", "published"))
+        split = partial(_published, made.spec) if chosen == "published" else None
+        costs = _costs(training.workload, made)
+        return cls(made, optimizer, threads, devices, count, costs, timeout_s, split)
 
     def experiment(self, bar: Bar, *, even: bool = False) -> "Experiment":
         """The experiment; layers are timed where the flags do not say what they cost.
@@ -238,6 +142,8 @@ class Setup:
             network.time_steps,
             self.devices,
             self.settings,
+            self.timeout_s,
+            self.split,
         )
 
     def _measured_costs(self, bar: Bar) -> "Workload":
@@ -295,6 +201,17 @@ def _time_steps(schedules: Sequence[tuple[str, Mapping[str, object]]]) -> int | 
         rule = "must be the same in all schedules, as they train one network"
         raise InputError("time_steps", steps[0], rule, "compare it by itself")
     return steps[0] if steps else None
+
+
+def _published(spec: str, blocks: int) -> tuple[int, ...]:
+    """The bounds that a paper cut a network at. Raises `InputError` where none did."""
+    from executor.models import published_split
+
+    bounds = published_split(spec, blocks)
+    if bounds is None:
+        rule = f"is known of no paper for {spec} in {blocks} blocks"
+        raise InputError("--split", "published", rule, "leave it out, or see the page on networks")
+    return bounds
 
 
 def _refuse(

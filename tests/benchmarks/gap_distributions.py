@@ -1,6 +1,5 @@
 """Are the gaps of thread schedules distributed as the simulator says?"""
 
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
@@ -33,6 +32,7 @@ MOST_DISTANCE: Final = 0.05
 ROUNDS: Final = 60  # mini-batches of each phase of a calibration
 PILOT: Final = 0.2  # the part of a run whose durations say how much durations vary
 SAMPLES: Final = 400
+_TRIED: Final = 20  # mini-batches that show how long one takes
 _PASSES: Final = ("forward", "backward")
 _COMPUTED: Final = (*_PASSES, "update")
 
@@ -95,12 +95,12 @@ _NOTES: Final = (
 
 def _baselines(task: Task, scale: Scale) -> tuple[dict[str, Cell], Phases]:
     cores = int(describe_machine()["cores"])
-    with Plain(task) as one, Plain(task, threads=cores) as every:
-        batches = scale.batches(one.backpropagation(20).batch_s)
+    with Plain(task) as plain:
+        batches = scale.batches(plain.backpropagation(_TRIED).batch_s)
         rounds = paired(
             {
-                "one thread": lambda: one.backpropagation(batches),
-                "all cores": lambda: every.backpropagation(batches),
+                "one thread": lambda: plain.backpropagation(batches),
+                "all cores": lambda: plain.backpropagation(batches, cores),
             },
             scale,
         )
@@ -180,15 +180,16 @@ def _variations(pilot: Trace) -> Variations:
 def distance(one: Trace, other: Trace) -> float:
     """The total variation between two traces' distributions of (block, gap), 0 to 1."""
     first, second = _shares(one), _shares(other)
-    return sum(abs(first[key] - second[key]) for key in first.keys() | second.keys()) / 2
+    either = first.keys() | second.keys()
+    return sum(abs(first.get(key, 0.0) - second.get(key, 0.0)) for key in either) / 2
 
 
-def _shares(trace: Trace) -> Counter[tuple[int, int]]:
-    found: Counter[Any] = Counter()
-    for each in gap_summaries(trace):
-        for gap, count in each.histogram.items():
-            found[each.block, gap] = count / len(trace.gradients)
-    return found
+def _shares(trace: Trace) -> dict[tuple[int, int], float]:
+    return {
+        (each.block, gap): count / len(trace.gradients)
+        for each in gap_summaries(trace)
+        for gap, count in each.histogram.items()
+    }
 
 
 def _mean_gap(trace: Trace) -> float:

@@ -90,7 +90,7 @@ class Task:
         """The layers at which so many blocks of as many layers begin."""
         return partition(Workload.even(len(layers_of(self.network()))), blocks).bounds
 
-    def training(self, name: str, batches: int, threads: int = 1, **options: object) -> Training:
+    def training(self, name: str, batches: int, threads: int = 1, **options: Any) -> Training:
         """The training by a schedule."""
         make_schedule: Callable[[], Schedule] = partial(build, name, batches=batches, **options)
         return Training(

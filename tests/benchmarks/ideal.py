@@ -1,7 +1,6 @@
 """How much of the simulator's ideal throughput does a real run reach, and where is the rest?"""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any, Final
@@ -27,6 +26,7 @@ QUESTION: Final = (
     "takes for each operation on one thread, and without any overhead. Where is the rest?"
 )
 _PARTS: Final = 8
+_TRIED: Final = 12  # mini-batches that show how long one takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +113,11 @@ def shares(task: Task, runs: Sequence[Run], scale: Scale) -> tuple[list[Shares],
     cores = int(describe_machine()["cores"])
     bounds, parts = task.bounds(2), sorted({run.parts for run in runs})
     scale.told(f"{task.label}:")
-    with ExitStack() as stack:
-        one = stack.enter_context(Plain(task))
-        every = stack.enter_context(Plain(task, threads=cores))
-        batches = scale.batches(one.backpropagation(scale.batches(1.0)).batch_s)
-        cases = {f"profile {n}": _profile(one, batches, bounds, n) for n in parts}
-        cases["one thread"] = lambda: one.backpropagation(batches)
-        cases["all cores"] = lambda: every.backpropagation(batches)
+    with Plain(task) as plain:
+        batches = scale.batches(plain.backpropagation(_TRIED).batch_s)
+        cases = {f"profile {n}": _profile(plain, batches, bounds, n) for n in parts}
+        cases["one thread"] = lambda: plain.backpropagation(batches)
+        cases["all cores"] = lambda: plain.backpropagation(batches, cores)
         for run in runs:
             cases[f"alone {run.label}"] = _run(task, run, batches, alone=True)
             cases[run.label] = _run(task, run, batches)

@@ -40,7 +40,8 @@ class Items:
     @property
     def total(self) -> float:
         """The whole."""
-        return sum(astuple(self))
+        parts: tuple[float, ...] = astuple(self)
+        return sum(parts)
 
     def share(self, name: str) -> float:
         """A part of the whole, dimensionless."""

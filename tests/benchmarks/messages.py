@@ -131,6 +131,7 @@ def _trip(
 
     def early() -> None:
         posted = distributed.irecv(torch.empty_like(message), other)
+        assert posted is not None
         if number:
             posted.wait()
         distributed.send(message, other)

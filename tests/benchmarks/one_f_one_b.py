@@ -8,6 +8,7 @@ import torch
 
 from executor.calibrate import Calibration, calibrate
 from executor.machine import describe_machine
+from executor.run import Runtime
 from simcore.engine import simulate
 from simcore.errors import InputError
 from simcore.metrics import makespan_s
@@ -27,6 +28,7 @@ QUESTION: Final = (
     "on all cores?"
 )
 MODULES: Final = 2
+_TRIED: Final = 6  # mini-batches that show how long one takes
 TASKS: Final = (
     (Task("mlp:8x1024", 512), 8),
     (Task("mlp:8x512", 256), 8),
@@ -83,23 +85,24 @@ _NOTES: Final = (
 def _rounds(task: Task, parts: int, scale: Scale) -> tuple[Rounds, int]:
     cores = int(describe_machine()["cores"])
     bounds = task.bounds(MODULES)
+    # No figure counts in a trial, and threads start at once.
+    runtime: Runtime = "threads" if scale.tiny else "processes"
     scale.told(f"{task.label}:")
     with ExitStack() as stack:
-        one = stack.enter_context(Plain(task))
-        every = stack.enter_context(Plain(task, threads=cores))
+        plain = stack.enter_context(Plain(task))
         torchs = stack.enter_context(TorchPipeline(task, MODULES, parts))
-        batches = scale.batches(one.backpropagation(scale.batches(1.0)).batch_s)
+        batches = scale.batches(plain.backpropagation(_TRIED).batch_s)
         short = 3 if scale.tiny else max(6, batches // 4)
         cases: dict[str, Case] = {
-            "profile of whole mini-batches": lambda: one.profile(short, bounds),
-            "profile of parts": lambda: one.profile(short, bounds, parts),
-            "one thread": lambda: one.backpropagation(batches),
-            "all cores": lambda: every.backpropagation(batches),
+            "profile of whole mini-batches": lambda: plain.profile(short, bounds),
+            "profile of parts": lambda: plain.profile(short, bounds, parts),
+            "one thread": lambda: plain.backpropagation(batches),
+            "all cores": lambda: plain.backpropagation(batches, cores),
             "torch": lambda: torchs.train(batches),
-            "1f1b": lambda: _ours(task, "1f1b", batches, parts),
-            "fdg": lambda: _ours(task, "fdg", batches, parts),
-            "calibrated 1f1b": lambda: _calibrated(task, "1f1b", short, parts),
-            "calibrated fdg": lambda: _calibrated(task, "fdg", short, parts),
+            "1f1b": lambda: _ours(task, runtime, "1f1b", batches, parts),
+            "fdg": lambda: _ours(task, runtime, "fdg", batches, parts),
+            "calibrated 1f1b": lambda: _calibrated(task, runtime, "1f1b", short, parts),
+            "calibrated fdg": lambda: _calibrated(task, runtime, "fdg", short, parts),
         }
         return paired(cases, scale), batches
 
@@ -108,13 +111,13 @@ def _options(name: str, parts: int) -> dict[str, Any]:
     return {"modules": MODULES, **({"micro_batches": parts} if name == "1f1b" else {})}
 
 
-def _ours(task: Task, name: str, batches: int, parts: int) -> Phase:
-    return run_phase(task, "processes", name, batches, **_options(name, parts))
+def _ours(task: Task, runtime: Runtime, name: str, batches: int, parts: int) -> Phase:
+    return run_phase(task, runtime, name, batches, **_options(name, parts))
 
 
-def _calibrated(task: Task, name: str, rounds: int, parts: int) -> Phase:
+def _calibrated(task: Task, runtime: Runtime, name: str, rounds: int, parts: int) -> Phase:
     training = task.training(name, rounds, **_options(name, parts))
-    found = calibrate(training, "processes", rounds)
+    found = calibrate(training, runtime, rounds)
     return Phase(0.0, found.other_cpu_share, found)
 
 

@@ -7,7 +7,7 @@ few lines; it is what the simulator's ideal is made of.
 
 import multiprocessing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from multiprocessing.connection import Connection
@@ -35,17 +35,18 @@ class _Asked:
     """Mini-batches of plain backpropagation; with `bounds`, block by block and timed."""
 
     batches: int
+    threads: int = 1
     bounds: tuple[int, ...] = ()
     parts: int = 1
 
 
 class Plain:
-    """A process that trains with plain PyTorch, on so many threads."""
+    """A process that trains with plain PyTorch."""
 
-    def __init__(self, task: Task, threads: int = 1) -> None:
+    def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(task, threads, theirs), daemon=True)
+        self._process = context.Process(target=_serve, args=(task, theirs), daemon=True)
         self._process.start()
         theirs.close()
         self._pipe.recv()
@@ -62,9 +63,10 @@ class Plain:
         self._pipe.close()
         self._process.join(10)
 
-    def backpropagation(self, batches: int) -> Phase:
-        """Forward, backward and update of the whole network, again and again."""
-        return watched(lambda: (self._ask(_Asked(batches)), None), [self._process.pid or 0])
+    def backpropagation(self, batches: int, threads: int = 1) -> Phase:
+        """Forward, backward and update of the whole network, on so many threads."""
+        asked = _Asked(batches, threads)
+        return watched(lambda: (self._ask(asked), None), [self._process.pid or 0])
 
     def profile(self, batches: int, bounds: Sequence[int], parts: int = 1) -> Phase:
         """The same block by block; the detail is a `Workload` of the blocks' mean times.
@@ -73,12 +75,12 @@ class Plain:
         """
 
         def measured() -> tuple[float, Workload]:
-            times: Times = self._ask(_Asked(batches, tuple(bounds), parts))
-            layers = (
-                Layer(f"block {number}", *map(_nanoseconds, each))
-                for number, each in enumerate(times, 1)
+            times: Times = self._ask(_Asked(batches, 1, tuple(bounds), parts))
+            layers = tuple(
+                Layer(f"block {number}", _exact(forward_s), _exact(backward_s), _exact(update_s))
+                for number, (forward_s, backward_s, update_s) in enumerate(times, 1)
             )
-            return sum(map(sum, times)), Workload("profiled", tuple(layers))
+            return sum(map(sum, times)), Workload("profiled", layers)
 
         return watched(measured, [self._process.pid or 0])
 
@@ -87,13 +89,13 @@ class Plain:
         return self._pipe.recv()
 
 
-def _nanoseconds(seconds: float) -> Fraction:
+def _exact(seconds: float) -> Fraction:
     return Fraction(round(1e9 * seconds), 10**9)
 
 
-def _serve(task: Task, threads: int, pipe: Connection) -> None:
+def _serve(task: Task, pipe: Connection) -> None:
     tune_allocator()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     trainer = _Trainer(task)
     trainer.backpropagation(_WARM_UP)
@@ -103,6 +105,9 @@ def _serve(task: Task, threads: int, pipe: Connection) -> None:
             asked: _Asked = pipe.recv()
         except EOFError:
             return
+        if torch.get_num_threads() != asked.threads:
+            torch.set_num_threads(asked.threads)
+            trainer.backpropagation(_WARM_UP)
         if asked.bounds:
             pipe.send(trainer.profile(asked))
         else:
@@ -145,7 +150,7 @@ class _Trainer:
         """Mean times of each block's operations, for a whole mini-batch."""
         if (asked.bounds, asked.parts) not in self.warmed:
             self.warmed.add((asked.bounds, asked.parts))
-            self.profile(_Asked(_WARM_UP, asked.bounds, asked.parts))
+            self.profile(replace(asked, batches=_WARM_UP))
         blocks = [_Block(*each) for each in enumerate(split(self.model, asked.bounds))]
         sums = [[0, 0, 0] for _ in blocks]
         for number in range(asked.batches):

@@ -1,7 +1,5 @@
 """What a benchmark answers: its rows, targets and machine, as JSON, as a table, and on a page."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -121,19 +119,17 @@ def markdown(result: Result) -> str:
 def _table(rows: Sequence[Mapping[str, Cell]]) -> list[str]:
     heads = list(rows[0])
     cells = [heads, *([_shown(row[head]) for head in heads] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(heads))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(isinstance(row[head], int | float | None) for row in rows) for head in heads]
+    rule = ["-" * (w - 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)]
     lines = [
-        "| "
-        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        + " |"
+        [
+            text.rjust(w) if r else text.ljust(w)
+            for text, w, r in zip(line, widths, right, strict=True)
+        ]
         for line in cells
     ]
-    numbers = [isinstance(rows[0][head], int | float) for head in heads]
-    rule = [
-        "-" * (width - 1) + (":" if right else "-")
-        for width, right in zip(widths, numbers, strict=True)
-    ]
-    return [lines[0], "| " + " | ".join(rule) + " |", *lines[1:]]
+    return [f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]]]
 
 
 def _shown(cell: Cell) -> str:
@@ -155,13 +151,3 @@ def written(result: Result, page: Path = PAGE) -> None:
         rule = f"must have {marker} twice"
         raise InputError("page", str(page), rule, "add the markers")
     page.write_text(f"{before}{marker}\n\n{markdown(result)}\n\n{marker}{rest[1]}", "utf-8")
-
-
-def slug(text: str) -> str:
-    """Text as part of a file's name."""
-    return re.sub(r"\W+", "-", text)
-
-
-def load(path: Path) -> Result:
-    """A result that was written with --json."""
-    return Result.read(json.loads(path.read_text("utf-8")))

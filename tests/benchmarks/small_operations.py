@@ -1,6 +1,5 @@
 """From which length of operations on is a pipeline of two workers no slower than one thread?"""
 
-from contextlib import ExitStack
 from statistics import fmean
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ QUESTION: Final = (
 MODELS: Final = ("mlp:8x64", "mlp:8x128", "mlp:8x256", "mlp:8x512")
 RUNTIMES: Final[tuple[Runtime, ...]] = ("processes", "threads")
 LONG_S: Final = 0.0002
+_TRIED: Final = 20  # mini-batches that show how long one takes
 
 
 def measure(scale: Scale) -> Result:
@@ -51,17 +51,16 @@ _NOTES: Final = (
 def _row(task: Task, scale: Scale) -> tuple[dict[str, Cell], Phases]:
     bounds, cores = task.bounds(2), int(describe_machine()["cores"])
     scale.told(f"{task.label}:")
-    with ExitStack() as stack:
-        one = stack.enter_context(Plain(task))
-        every = stack.enter_context(Plain(task, threads=cores))
-        batches = scale.batches(one.backpropagation(20).batch_s)
+    with Plain(task) as plain:
+        batches = scale.batches(plain.backpropagation(_TRIED).batch_s)
         cases: dict[str, Case] = {
-            "profile": lambda: one.profile(batches, bounds),
-            "one thread": lambda: one.backpropagation(batches),
-            "all cores": lambda: every.backpropagation(batches),
+            "profile": lambda: plain.profile(batches, bounds),
+            "one thread": lambda: plain.backpropagation(batches),
+            "all cores": lambda: plain.backpropagation(batches, cores),
         }
         for runtime in RUNTIMES:
-            cases[runtime] = _fdg(task, runtime, batches)
+            # No figure counts in a trial, and threads start at once.
+            cases[runtime] = _fdg(task, "threads" if scale.tiny else runtime, batches)
         rounds = paired(cases, scale)
     layers = [layer for profile in rounds.details("profile") for layer in profile.layers]
     means = {

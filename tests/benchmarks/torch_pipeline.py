@@ -101,8 +101,8 @@ def _serve(
             losses: list[torch.Tensor] = []
             if rank == 0 or last:
                 inputs, labels = source.data.batch(number, task.batch_size, 0)
-            given = (inputs.to(device),) if rank == 0 else ()
-            wanted = {"target": labels.to(device), "losses": losses} if last else {}
+            given: Any = (inputs.to(device),) if rank == 0 else ()
+            wanted: Any = {"target": labels.to(device), "losses": losses} if last else {}
             schedule.step(*given, **wanted)
             stepper.step()
             stepper.zero_grad()

@@ -1,18 +1,17 @@
-"""Every benchmark runs, with sizes at which its figures mean nothing, and its arithmetic is right."""
+"""Every benchmark runs, with sizes at which its figures mean nothing; its arithmetic is right."""
 
 import json
-import os
-import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from simcore.engine import simulate
 from simcore.errors import InputError
@@ -20,25 +19,22 @@ from simcore.metrics import makespan_s
 from simcore.schedules import build
 from simcore.workload import Workload
 from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.command import TINY, main
 from tests.benchmarks.gap_distributions import distance
 from tests.benchmarks.harness import Case, Phase, Scale, paired
 from tests.benchmarks.itemised import itemised
 from tests.benchmarks.results import SCHEMA, Phases, Result, Target, markdown, written
 
 
-def tried(name: str, folder: Path, *arguments: str) -> Any:
-    """The result of a benchmark with tiny sizes."""
-    file = folder / "result.json"
-    words = ["-m", f"tests.benchmarks.{name}", "--tiny", "--json", str(file), *arguments]
-    ran = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert "**Question.**" in ran.stdout
-    return json.loads(file.read_text())
+def tried(name: str, device: str = "cpu") -> Any:
+    """The result of a benchmark with tiny sizes, as JSON."""
+    result = import_module(f"tests.benchmarks.{name}").measure(replace(TINY, device=device))
+    assert result.name == name
+    return json.loads(json.dumps(result.document()))
 
 
-def check_plausible(name: str, found: Any) -> None:
+def check_plausible(found: Any) -> None:
     assert found["schema"] == SCHEMA
-    assert found["command"] == f"python -m tests.benchmarks.{name} --tiny"
     assert found["machine"]["torch"] == torch.__version__
     assert found["phases"]["kept"] > 0
     assert found["rows"]
@@ -47,31 +43,43 @@ def check_plausible(name: str, found: Any) -> None:
         for head, value in row.items():
             if head.endswith((", ms", ", µs")):
                 assert 0 < value < 1e7, head
-    markdown(Result.read(found))
+    assert found["question"] in markdown(Result.read(found))
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_benchmark_runs_and_leaves_json(name: str, tmp_path: Path) -> None:
-    check_plausible(name, tried(name, tmp_path))
+def test_every_benchmark_leaves_plausible_json(name: str) -> None:
+    check_plausible(tried(name))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["ideal", "small_operations", "gap_distributions"])
-def test_benchmarks_run_on_a_gpu(name: str, tmp_path: Path) -> None:
-    found = tried(name, tmp_path, "--device", "cuda")
-    assert found["command"].endswith("--device cuda")
-    assert found["rows"]
+def test_benchmarks_run_on_a_gpu(name: str) -> None:
+    check_plausible(tried(name, device="cuda"))
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
-    words = ["-m", "tests.benchmarks.transport", "--tiny", "--device", "cuda"]
-    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    ran = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=hidden, capture_output=True, text=True
-    )
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("error: --device cuda")
+def measured(scale: Scale) -> Result:
+    """How fast is nothing?"""
+    scale.told("measuring")
+    return Result("nothing", "How fast?", [{"device": scale.device, "a, ms": 1.5}], Phases(1))
+
+
+def test_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The allocator's settings would outlive the test.
+    monkeypatch.setattr("tests.benchmarks.command.tune_allocator", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    file = tmp_path / "found.json"
+    main(measured, ["--rounds", "2", "--json", str(file)])
+    document = json.loads(file.read_text())
+    assert document["command"] == "python -m tests.benchmarks.nothing --rounds 2"
+    printed = capsys.readouterr()
+    assert "| cpu    |   1.5 |" in printed.out
+    assert printed.err == "measuring\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(measured, ["--device", "cuda"])
+    assert capsys.readouterr().err.startswith("error: --device is 'cuda'")
 
 
 def test_disturbed_phases_are_repeated_and_counted() -> None:
@@ -129,7 +137,7 @@ def test_targets_say_by_how_much_they_were_missed() -> None:
 def test_a_page_takes_a_result_between_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- benchmark one -->\nold\n<!-- benchmark one -->\nafter\n")
-    rows = [{"network": "mlp", "share": 0.9567}]
+    rows: list[dict[str, str | float]] = [{"network": "mlp", "share": 0.9567}]
     result = Result("one", "How?", rows, Phases(3, 1), [Target("share", 0.9, 0.9567)])
     written(result, page)
     written(Result.read(json.loads(json.dumps(result.document()))), page)

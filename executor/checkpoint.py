@@ -78,7 +78,7 @@ class Checkpoints:
             reason = reason or (f"several workers share the source {shared[0]}" if shared else None)
         if reason and self.policy == "carry":
             rule = f"cannot be saved in flight, as {reason}"
-            raise InputError("schedule", schedule.name, rule, "use the epoch policy drain")
+            raise InputError("schedule", schedule.name, rule, "use --epoch-policy drain")
         self._can_carry = reason is None
         self._manifest = manifest_of(training, schedule, runtime)
         self._micro_batches = schedule.micro_batches

@@ -22,6 +22,7 @@ from executor.drive import Losses
 from executor.failure import GRACE_S, WorkerError
 from executor.hygiene import CpuWatch
 from executor.lifelines import Lifelines
+from executor.progress import tell
 from executor.provisions import Provisions
 from executor.ring import Stop
 from executor.shared_weights import shared_blocks
@@ -293,7 +294,7 @@ class _ProcessRun:
                     self.memory.extend(memory[0])
                     self.peaks[self.schedule.workers[number].name] = memory[1]
                 self.losses.rows.extend(losses)
-                self.progress(applied)
+                tell(self.progress, applied, self.losses.rows, [self.recorder.newest_gap])
             case Finished(state):
                 replica = self.schedule.replicas[number]
                 self.states.setdefault(replica, {}).update(pickle.loads(state))

@@ -24,6 +24,7 @@ from executor.failure import WorkerError, reason_of
 from executor.forward_gradients import dual_level_of
 from executor.perform import perform
 from executor.position import Position
+from executor.progress import tell
 from executor.replay_order import Reads, Version, rows_of
 from executor.rounds import LocalRounds
 from executor.supervision import WorkerThread, supervise
@@ -156,7 +157,8 @@ class _Replay:
         """Report how many gradients have been applied since the last report."""
         applied = self.recorder.applied
         if self.progress:
-            self.progress(applied - self.told)
+            gaps = [self.recorder.newest_gap]
+            tell(self.progress, applied - self.told, self.losses.rows, gaps)
         self.told = applied
 
     def request_stop(self) -> None:

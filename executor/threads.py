@@ -19,6 +19,7 @@ from executor.hygiene import CpuWatch
 from executor.measured_memory import Meter, measuring
 from executor.ports import Exchange, LocalEnds, LocalMeeting, local_port
 from executor.position import Position
+from executor.progress import tell
 from executor.ring import Stopped
 from executor.rounds import LocalRounds
 from executor.supervision import WorkerThread, supervise
@@ -120,7 +121,8 @@ class _ThreadRun:
     def tell(self, progress: Callable[[int], None]) -> None:
         """Report how many gradients have been applied since the last report."""
         applied = sum(recorder.applied for recorder in self.recorders)
-        progress(applied - self.told)
+        gaps = [recorder.newest_gap for recorder in self.recorders]
+        tell(progress, applied - self.told, self.losses.rows, gaps)
         self.told = applied
         if self.is_due():
             self.exchange.stop()

@@ -161,6 +161,15 @@ class Recorder:
         for gradient in update.gradients:
             self._gradients.extend((time, worker, *gradient, *versions))
 
+    @property
+    def newest_gap(self) -> int | None:
+        """The gap of the gradient that was applied last, in updates; None if it is not here."""
+        if not self._gradients:
+            return None
+        applied, forward = (GRADIENT_COLUMNS.index(f"version_{c}") for c in ("applied", "forward"))
+        row = len(self._gradients) - len(GRADIENT_COLUMNS)
+        return self._gradients[row + applied] - self._gradients[row + forward]
+
     def drain(self) -> "tuple[array[int], array[int]]":
         """Take out what was recorded since the last call, to send it elsewhere."""
         taken = self._spans, self._gradients

@@ -108,6 +108,7 @@ class Bar:
         self._terminal = sys.stderr.isatty()
         self._since = self._drawn = monotonic()
         self._done = 0
+        self._news, self._per_batch = "", 0
         self._shown: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Self:
@@ -122,6 +123,16 @@ class Bar:
         if self._shown is not None:
             self._shown[0].stop()
 
+    def __call__(self, count: int) -> None:
+        """As `told`; so that a run can tell its news as well."""
+        self.told(count)
+
+    def news(self, loss: float | None, gap: float | None) -> None:
+        """What is newest of a training is shown beside how fast it goes."""
+        parts = [] if loss is None else [f"loss {loss:.3g}"]
+        parts += [] if gap is None else [f"gap {gap:.3g}"]
+        self._news = ", ".join(parts)
+
     def told(self, count: int) -> None:
         """So much more is done."""
         self._done += count
@@ -130,14 +141,24 @@ class Bar:
             self._drawn = now
             if self._shown is not None or now - self._since > _PATIENCE_S:
                 progress, task = self._show()
-                progress.update(task, completed=self._done)
+                progress.update(task, completed=self._done, news=self._latest(now))
 
-    def stage(self, what: str, total: int | None = None) -> None:
-        """Something else begins; without a total nobody knows how much it is."""
+    def _latest(self, now: float) -> str:
+        if not self._per_batch:
+            return self._news
+        rate = self._done / self._per_batch / max(now - self._since, 1e-9)
+        return ", ".join(filter(None, (f"{rate:.3g} batches/s", self._news)))
+
+    def stage(self, what: str, total: int | None = None, per_batch: int = 0) -> None:
+        """Something else begins; without a total nobody knows how much it is.
+
+        With `per_batch`, so much of the total is one mini-batch of a training.
+        """
         self.what, self.total, self._done = what, total, 0
+        self._news, self._per_batch, self._since = "", per_batch, monotonic()
         if self._terminal:
             progress, task = self._show()
-            progress.reset(task, description=what, total=total)
+            progress.reset(task, description=what, total=total, news="")
         elif self.log:
             note(what)
 
@@ -160,10 +181,11 @@ class Bar:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[news]}"),
             )
             progress = Progress(
                 *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
             )
             progress.start()
-            self._shown = progress, progress.add_task(self.what, total=self.total)
+            self._shown = progress, progress.add_task(self.what, total=self.total, news="")
         return self._shown

@@ -53,5 +53,5 @@ class Silent(Bar):
     def told(self, count: int) -> None:
         """Nothing is shown."""
 
-    def stage(self, what: str, total: int | None = None) -> None:
+    def stage(self, what: str, total: int | None = None, per_batch: int = 0) -> None:
         """Nothing is shown."""

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
-from analysis.batch_metrics import BatchMetrics, batch_metrics
+from analysis.batch_metrics import BatchMetrics, Evaluation, batch_metrics
 from analysis.cli.output import note, write_json
-from analysis.cli.views import print_facts, print_gaps, seconds, workers
+from analysis.cli.views import print_facts, print_gaps, print_memory, seconds, workers
 from analysis.experiment import Experiment
+from analysis.memory_comparison import compare_memory
 from analysis.metrics_files import write_metrics
 from analysis.plots import draw_gap_histograms, draw_losses, draw_timelines, save_png
 from executor.machine import describe_machine
+from executor.memory_sizes import sizes_of
 from executor.training import RunResult, Training
 from simcore import metrics
 from simcore.files import write_whole
@@ -54,6 +56,7 @@ class Report:
     document: Mapping[str, Any]
     metrics: Sequence[BatchMetrics] = ()
     events: bool = False
+    evaluations: tuple[Evaluation, ...] = ()
 
     @classmethod
     def of(
@@ -63,6 +66,7 @@ class Report:
         result: RunResult,
         about: Mapping[str, object],
         events: bool = False,
+        evaluations: tuple[Evaluation, ...] = (),
     ) -> Self:
         """The report of a run; of one that ended early, of what was done until then.
 
@@ -108,7 +112,12 @@ class Report:
         factor = training.learning.rate or (lambda mini_batch: 1.0)
         rate = (lambda batch: float(str(base)) * factor(batch)) if base is not None else None
         rows = batch_metrics(result, training.source.samples, rate)
-        return cls(result, document, rows, events)
+        if training.measure_memory and result.memory is not None:
+            schedule = training.make_schedule()
+            sizes = sizes_of(training)
+            found = compare_memory(result.memory, trace, schedule, sizes)
+            document["memory"] = [asdict(row) for row in found]
+        return cls(result, document, rows, events, evaluations)
 
     def with_difference(self, difference: "Difference") -> Self:
         """The report, with how the weights differ from those of the run that was replayed."""
@@ -120,7 +129,7 @@ class Report:
         label = f"{trace.header.schedule}, {trace.header.about['runtime']}"
         dump_trace(trace, path / "trace.jsonl")
         write_weights(self.result, path / "weights.pt")
-        write_metrics(path, self.metrics, trace.header.blocks, events=self.events)
+        write_metrics(path, self.metrics, trace.header.blocks, self.evaluations, events=self.events)
         write_json(path / "summary.json", self.document)
         dump_perfetto(path / "trace.perfetto.json", trace)
         save_png(draw_timelines([(label, trace)]), path / "timeline.png")
@@ -152,6 +161,8 @@ class Report:
         about = f"({found['model']}, {found['data']}, {found['runtime']})"
         print_facts(screen, found["schedule"], about, facts)
         print_gaps(screen, found["gaps"])
+        if "memory" in found:
+            print_memory(screen, found["memory"])
 
 
 def write_weights(result: RunResult, file: Path) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "digits",
     "print_facts",
     "print_gaps",
+    "print_memory",
     "print_table",
     "print_timetable",
     "seconds",
@@ -146,6 +147,25 @@ def print_gaps(
     screen.print(table, soft_wrap=False)
     if len(gaps) > _MOST_BLOCKS:
         screen.print(f"  ... and {len(gaps) - _MOST_BLOCKS} more blocks; --json has them all")
+
+
+def print_memory(screen: "Console", rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of what each worker held at most, predicted and measured, in whole kilobytes."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table: Table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("worker")
+    table.add_column("held at most")
+    for heading in ("predicted kB", "measured kB"):
+        table.add_column(heading, justify="right")
+    last = ""
+    for row in rows:
+        sizes = (f"{row[f'{side}_bytes'] / 1000:,.1f}" for side in ("predicted", "measured"))
+        table.add_row("" if row["worker"] == last else row["worker"], row["category"], *sizes)
+        last = row["worker"]
+    screen.print()
+    screen.print(table, soft_wrap=False)
 
 
 def print_timetable(screen: "Console", trace: "Trace") -> None:

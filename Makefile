@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # A pytest worker per core, but not so many that each needs a gigabyte for torch.
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
-.PHONY: help install demo docs test nightly lint types architecture clean
+.PHONY: help install demo docs test nightly benchmarks lint types architecture clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: install ## the whole test suite, under 10 minutes on two cores
 
 nightly: install ## the same with long property runs
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(JOBS) --timeout 0
+
+benchmarks: install ## real speed on a quiet machine, about 20 minutes; renews docs/explanation/benchmarks.md
+	$(BIN)/python -m tests.benchmarks --page
 
 lint: install ## ruff's rules and formatting
 	$(BIN)/ruff check .

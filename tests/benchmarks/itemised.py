@@ -2,9 +2,9 @@
 
 A worker's time from the run's start to its end is computing, messages, and gaps. A gap before a
 computation is Python; one before a message is waiting, but for as much as a gap before a
-computation takes. Computing that takes longer than the same operations one by one, in plain
-PyTorch, is the runtime's own work within operations, as far as it shows in a run of one worker too,
-and else contention with the other workers.
+computation takes. Passes and updates that take longer than one by one, in plain PyTorch, do the
+runtime's own work, as far as it shows in a run of one worker too. What is left is contention with
+the other workers, and in updates the copies of weights that old graphs still need.
 """
 
 from dataclasses import astuple, dataclass, fields
@@ -26,13 +26,15 @@ _MESSAGES: Final = [KIND[kind] for kind in ("send", "receive", "arrive", "join")
 class Items:
     """Parts of a run's time, in seconds per mini-batch and worker; they add up to all of it.
 
-    `computing` is at the profiled times, `bubble` what even the ideal run waits.
+    `computing` is at the profiled times, `bubble` what even the ideal run waits, `within` the
+    runtime's work within operations.
     """
 
     computing: float
     bubble: float
     within: float
     contention: float
+    updates: float
     messages: float
     python: float
     waiting: float
@@ -53,10 +55,16 @@ class Items:
 class _Spent:
     """Seconds per mini-batch and worker."""
 
-    computing: float
+    passes: float
+    updates: float
     messages: float
     python: float
     idle: float
+
+    @property
+    def computing(self) -> float:
+        """Passes and updates."""
+        return self.passes + self.updates
 
 
 def itemised(measured: Trace, alone: Trace, ideal: Trace) -> Items:
@@ -66,13 +74,14 @@ def itemised(measured: Trace, alone: Trace, ideal: Trace) -> Items:
     times.
     """
     spent, wanted = _spent(measured), _spent(ideal)
-    workers = len(measured.header.workers)
-    by_one = _spent(alone).computing * len(alone.header.workers) / workers
+    by_one = _spent(alone)
+    share = len(alone.header.workers) / len(measured.header.workers)
     return Items(
         computing=wanted.computing,
         bubble=wanted.idle,
-        within=by_one - wanted.computing,
-        contention=spent.computing - by_one,
+        within=share * by_one.computing - wanted.computing,
+        contention=spent.passes - share * by_one.passes,
+        updates=spent.updates - share * by_one.updates,
         messages=spent.messages,
         python=spent.python,
         waiting=spent.idle - wanted.idle,
@@ -88,19 +97,21 @@ def _spent(trace: Trace) -> _Spent:
     workers = range(len(trace.header.workers))
     parts = [_of_worker(trace, trace.spans[trace.spans["worker"] == number]) for number in workers]
     scale = float(trace.header.tick_s) / trace.header.mini_batches / len(parts)
-    computing, messages, python = (scale * sum(each) for each in zip(*parts, strict=True))
-    idle = makespan_s(trace) / trace.header.mini_batches - computing - messages - python
-    return _Spent(computing, messages, python, idle)
+    passes, updates, messages, python = (scale * sum(each) for each in zip(*parts, strict=True))
+    busy = passes + updates + messages + python
+    idle = makespan_s(trace) / trace.header.mini_batches - busy
+    return _Spent(passes, updates, messages, python, idle)
 
 
-def _of_worker(trace: Trace, rows: NDArray[np.void]) -> tuple[float, float, float]:
-    """Ticks of computing, messages and Python."""
+def _of_worker(trace: Trace, rows: NDArray[np.void]) -> tuple[float, float, float, float]:
+    """Ticks of passes, updates, messages and Python."""
     rows = rows[np.argsort(rows["index"])]
     length = rows["end"] - rows["start"]
-    is_message = np.isin(rows["kind"], _MESSAGES)
+    is_message, is_update = np.isin(rows["kind"], _MESSAGES), rows["kind"] == KIND["update"]
     gaps = rows["start"] - np.concatenate(([trace.start], rows["end"][:-1]))
     gaps[0] = 0  # what precedes the first operation is waiting
     between = gaps[~is_message]
     usual = float(np.median(between)) if len(between) else 0.0
     python = float(between.sum() + np.minimum(gaps[is_message], usual).sum())
-    return float(length[~is_message].sum()), float(length[is_message].sum()), python
+    passes, updates = length[~is_message & ~is_update].sum(), length[is_update].sum()
+    return float(passes), float(updates), float(length[is_message].sum()), python

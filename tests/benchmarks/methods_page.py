@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from simcore.errors import InputError
 
-__all__ = ["FAMILIES", "PAGE", "RECURRENT", "SCHEMA", "renewed", "table", "write_page"]
+__all__ = ["FAMILIES", "METHODS", "PAGE", "RECURRENT", "SCHEMA", "renewed", "table", "write_page"]
 
 SCHEMA: Final = "gradlag.methods/1"
 PAGE: Final = Path(__file__).parents[2] / "docs" / "explanation" / "methods.md"
@@ -28,6 +28,11 @@ FAMILIES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "random feedback": ("fa", "dfa", "sdfa", "drtp"),
 }
+_ADAM: Final = tuple(f"{name}, adam" for name in FAMILIES["forward gradients"])
+_TANH: Final = tuple(
+    f"{name}, tanh" for name in ("bp", "fgd", "asyncfgd", *FAMILIES["random feedback"])
+)
+METHODS: Final = (*(n for names in FAMILIES.values() for n in names), RECURRENT, *_ADAM, *_TANH)
 _UNKNOWN: Final = "-"
 Document = Mapping[str, Any]
 
@@ -50,7 +55,7 @@ def renewed(text: str, document: Document) -> str:
     if document.get("schema") != SCHEMA:
         rule = f"must be {SCHEMA}"
         raise InputError("schema", document.get("schema"), rule, "measure again")
-    for name, made in (("methods", table(document)), ("optimisers", _optimisers(document))):
+    for name, made in (("methods", table(document)), ("variants", _variants(document))):
         marker = f"<!-- {name} -->"
         parts = text.split(marker)
         if len(parts) != 3:
@@ -64,8 +69,8 @@ def table(document: Document) -> str:
 
     What was not measured is a dash.
     """
-    heads = ("family", "method", "learning rate", "accuracy", "ms a batch", "error")
-    heads += ("one thread = 1", "all cores = 1", "gap")
+    heads = [*("family", "method", "learning rate", "accuracy", "ms a batch", "error")]
+    heads += ["one thread = 1", "all cores = 1", "gap"]
     numbers = len(heads) - 2
     lines = [_line(heads), _line([*("---",) * 2, *("---:",) * numbers])]
     for family, names in FAMILIES.items():
@@ -76,17 +81,23 @@ def table(document: Document) -> str:
     return "\n".join([*lines, "", *_about(document), "", *_notes(document)])
 
 
-def _optimisers(document: Document) -> str:
-    """Forward gradients by SGD and by Adam, and what the recurrent network does by itself."""
-    heads = "method", "SGD's rate", "accuracy", "Adam's rate", "accuracy"
-    lines = [_line(heads), _line(["---", *["---:"] * 4])]
-    for name in FAMILIES["forward gradients"]:
-        own, adam = _accuracy(document, name), _accuracy(document, f"{name}, adam")
-        lines.append(_line([f"`{name}`", *own, *adam]))
-    lines.append(
-        _line(["`bp`, network of `asyncfgd-recursive`", *_accuracy(document, RECURRENT), "", ""])
-    )
+def _variants(document: Document) -> str:
+    """Accuracies with another optimiser, with another nonlinearity, and of the other network."""
+    heads = ("schedule", "as above", "Adam", "tanh in place of ReLU")
+    lines = [_line(heads), _line(["---", *["---:"] * 3])]
+    for name in METHODS:
+        keys = f"{name}, adam", f"{name}, tanh"
+        if not set(keys).isdisjoint(METHODS):
+            cells = (_rate_and_accuracy(document, key) for key in (name, *keys))
+            lines.append(_line([f"`{name}`", *cells]))
+    own = _rate_and_accuracy(document, RECURRENT)
+    lines.append(_line(["`bp` on the network of `asyncfgd-recursive`", own, _UNKNOWN, _UNKNOWN]))
     return "\n".join(lines)
+
+
+def _rate_and_accuracy(document: Document, key: str) -> str:
+    found = _accuracy(document, key)
+    return _UNKNOWN if _UNKNOWN in found else f"{found[1]} at {found[0]}"
 
 
 def _line(cells: Sequence[str]) -> str:

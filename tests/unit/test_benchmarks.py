@@ -115,7 +115,9 @@ def test_items_add_up_to_the_time_and_find_what_was_put_in() -> None:
     assert items.total == pytest.approx(makespan_s(measured) / 40)
     assert items.computing + items.bubble == pytest.approx(makespan_s(ideal) / 40)
     assert items.within == pytest.approx(0)
-    assert items.contention == pytest.approx(0.1 * items.computing)
+    updates = 0.05
+    assert items.updates == pytest.approx(0.1 * updates)
+    assert items.contention == pytest.approx(0.1 * (items.computing - updates))
     assert items.messages == items.python == 0
     assert items.share("contention") == pytest.approx(items.contention / items.total)
 

@@ -98,7 +98,7 @@ def test_a_gradual_warm_up_is_that_of_torch(factor: float) -> None:
         (Cosine(6), lambda given: CosineAnnealingLR(given, 6)),
         (Steps((2, 3)), lambda given: MultiStepLR(given, [2, 3], 0.1)),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" at ")[0],
 )
 def test_a_schedule_after_the_warm_up_is_chained_as_by_torch(shape: Any, make: Any) -> None:
     rate = LearningRate(PER_EPOCH, shape, WarmUp(2, 0.3, gradual=False), after_warm_up=True)

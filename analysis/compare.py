@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from analysis.experiment import Experiment, Wanted
 from executor.calibrate import Calibration, between, calibrate
 from executor.failure import WorkerError
-from executor.processes import obstacle
+from executor.obstacles import obstacle
 from executor.run import Runtime, run
 from executor.training import INTERRUPTED, RunResult, Training
 from simcore.engine import simulate

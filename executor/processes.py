@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -22,10 +22,10 @@ from executor.drive import Losses
 from executor.failure import GRACE_S, WorkerError
 from executor.hygiene import CpuWatch
 from executor.lifelines import Lifelines
+from executor.obstacles import obstacle
 from executor.progress import tell
 from executor.provisions import Provisions
 from executor.ring import Stop
-from executor.shared_weights import shared_blocks
 from executor.streams import devices_of
 from executor.training import INTERRUPTED, RunResult, Training
 from executor.watchdog import LOOK_S, Watchdog
@@ -41,22 +41,10 @@ from executor.worker_process import (
     work,
 )
 from simcore.errors import InputError
-from simcore.ops import ItemKind, Synthesize
 from simcore.schedule import Schedule
 from simcore.trace import Recorder
-from simcore.validate import operations_used
 
-__all__ = ["obstacle", "run_processes"]
-
-# What cannot leave its process.
-_BOUND: Final[dict[ItemKind, str]] = {
-    "graph": "autograd graphs",
-    "weight_graph": "autograd graphs",
-    "input": "inputs that are bound to weights",
-    "tangent": "random directions",
-    "synthesizer": "what a model learns from",
-    "sample": "what has not been loaded",
-}
+__all__ = ["run_processes"]
 
 
 def run_processes(
@@ -79,23 +67,6 @@ def run_processes(
     devices_of(training.devices, schedule)
     run = _ProcessRun(training, schedule, progress or (lambda _: None), checkpoints)
     return run.run()
-
-
-def obstacle(schedule: Schedule) -> str | None:
-    """Why a schedule cannot run in processes; None if it can."""
-    for channel in schedule.channels:
-        kinds = {item.kind for item in channel.carries} & _BOUND.keys()
-        if kinds and not channel.source and not schedule.is_local(channel):
-            return f"{channel.name} hands over {_BOUND[min(kinds)]}"
-    for blocks in shared_blocks(schedule).values():
-        sharing = f"several workers share the weights of block {blocks[0]}"
-        if schedule.weights.policy == "stash":
-            return f"{sharing}, and old versions (weights=stash) cannot be kept for all of them"
-        if schedule.weights.momentum == "shared":
-            return f"{sharing}, and an optimiser's state (momentum=shared) stays in its process"
-        if Synthesize in operations_used(schedule):
-            return f"{sharing}, and what guesses its gradients stays in its process"
-    return None
 
 
 class _FailedError(Exception):

@@ -13,7 +13,7 @@ from analysis.experiment import Experiment, Wanted
 from analysis.metrics_files import table_text
 from analysis.report import REPORT, Run, stems, write_report
 from analysis.study import Study, study
-from executor.processes import obstacle
+from executor.obstacles import obstacle
 from executor.run import Runtime
 from simcore.cluster import dump_cluster
 from simcore.errors import InputError

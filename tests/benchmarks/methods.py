@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from analysis.study import study
 from executor.allocator import tune_allocator
@@ -29,6 +29,13 @@ from tests.benchmarks.methods_accuracy import Method, Scale, accuracy, rate
 from tests.benchmarks.methods_page import FAMILIES, METHODS, PAGE, SCHEMA, write_page
 
 __all__ = ["Timing", "main", "speed"]
+
+# What is measured in one session, between two measurements of the baseline.
+_SESSIONS: Final = (
+    ("synchronous", "asynchronous pipelines", "delayed gradients"),
+    ("local losses", "lock-free", "random feedback"),
+    ("forward gradients",),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +120,18 @@ def _train(methods: Iterable[Method], scale: Scale, keep: Callable[..., Any]) ->
 
 
 def _groups(methods: Iterable[Method]) -> list[list[str]]:
-    """Schedules that are measured in one session: families, and what has its own network."""
-    asked = {method.key for method in methods}.intersection(SCHEDULES)
-    own = ["asyncfgd-recursive"]
-    families = [
-        [name for name in family if name in asked and name not in own]
-        for family in FAMILIES.values()
+    """Schedules that are measured in one session: some families, and what has its own network."""
+    asked = {method.key: method for method in methods if method.key in SCHEDULES}
+    sessions = [
+        [name for family in families for name in FAMILIES[family] if name in asked]
+        for families in _SESSIONS
     ]
-    return [group for group in (*families, [name for name in own if name in asked]) if group]
+    groups = [
+        [name for name in session if asked[name].is_recurrent == recurrent]
+        for session in sessions
+        for recurrent in (False, True)
+    ]
+    return [group for group in groups if group]
 
 
 def _keep(path: Path, part: str, name: str, value: Any = None) -> Any:

@@ -32,7 +32,14 @@ _ADAM: Final = tuple(f"{name}, adam" for name in FAMILIES["forward gradients"])
 _TANH: Final = tuple(
     f"{name}, tanh" for name in ("bp", "fgd", "asyncfgd", *FAMILIES["random feedback"])
 )
-METHODS: Final = (*(n for names in FAMILIES.values() for n in names), RECURRENT, *_ADAM, *_TANH)
+_OTHERS: Final = ("asyncfgd, 16 directions", "async-lu, stash", "async-bu, stash")
+METHODS: Final = (
+    *(n for names in FAMILIES.values() for n in names),
+    RECURRENT,
+    *_ADAM,
+    *_TANH,
+    *_OTHERS,
+)
 _UNKNOWN: Final = "-"
 Document = Mapping[str, Any]
 
@@ -83,15 +90,15 @@ def table(document: Document) -> str:
 
 def _variants(document: Document) -> str:
     """Accuracies with another optimiser, with another nonlinearity, and of the other network."""
-    heads = ("schedule", "as above", "Adam", "tanh in place of ReLU")
-    lines = [_line(heads), _line(["---", *["---:"] * 3])]
+    heads = ("schedule", "as above", "Adam", "tanh for ReLU", "16 directions", "stashed weights")
+    lines = [_line(heads), _line(["---", *["---:"] * 5])]
     for name in METHODS:
-        keys = f"{name}, adam", f"{name}, tanh"
+        keys = [f"{name}, {variant}" for variant in ("adam", "tanh", "16 directions", "stash")]
         if not set(keys).isdisjoint(METHODS):
             cells = (_rate_and_accuracy(document, key) for key in (name, *keys))
             lines.append(_line([f"`{name}`", *cells]))
     own = _rate_and_accuracy(document, RECURRENT)
-    lines.append(_line(["`bp` on the network of `asyncfgd-recursive`", own, _UNKNOWN, _UNKNOWN]))
+    lines.append(_line(["`bp` on the network of `asyncfgd-recursive`", own, *[_UNKNOWN] * 4]))
     return "\n".join(lines)
 
 
@@ -149,15 +156,16 @@ def _about(document: Document) -> list[str]:
         days = sorted({str(machine["date"])[:10] for machine in machines})
         kinds = sorted({_machine(machine) for machine in machines})
         lines.append(f"* {what}: {'; '.join(kinds)}; {' to '.join(sorted({days[0], days[-1]}))}.")
-    for family, names in FAMILIES.items():
-        rows = [document.get("speed", {}).get(name) for name in names]
-        known = {(r["model"], *r["baselines"].values(), r["drift"]): r for r in rows if r}
-        for model, one, every, drift in known:
-            lines.append(
-                f"* Baselines of {family} ({model}): {1000 * one:.1f} ms a batch on one thread, "
-                f"{1000 * every:.1f} ms on all cores; one thread at the end against the beginning "
-                f"{drift}."
-            )
+    sessions: dict[tuple[Any, ...], list[str]] = {}
+    for name, row in document.get("speed", {}).items():
+        about = row["model"], *row["baselines"].values(), row["drift"]
+        sessions.setdefault(about, []).append(name)
+    for (model, one, every, drift), names in sessions.items():
+        lines.append(
+            f"* {model}: {1000 * one:.1f} ms a batch of `bp` on one thread, {1000 * every:.1f} ms "
+            f"on all cores; at the end of the session {drift} against its beginning. Beside: "
+            f"{', '.join(names)}."
+        )
     return lines
 
 

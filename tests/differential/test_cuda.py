@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_methods import PLAIN, Case, shares_weights, shown, training_of, versions
 
-from executor.processes import obstacle, run_processes
+from executor.obstacles import obstacle
+from executor.processes import run_processes
 from executor.replay import run_replay
 from executor.threads import run_threads
 from executor.training import RunResult

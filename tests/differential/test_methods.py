@@ -1,5 +1,6 @@
 """Every registered schedule really runs as it is simulated, in every runtime that it may run in."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from faulty_layers import network, training
 
-from executor.processes import obstacle, run_processes
+from executor.obstacles import obstacle
+from executor.processes import run_processes
 from executor.replay import run_replay
 from executor.threads import run_threads
 from executor.training import RunResult, Training
@@ -106,10 +108,17 @@ def compare(schedule: Schedule, result: RunResult, simulated: Trace) -> None:
             assert versions(result.trace) == versions(simulated)
 
 
-# One replica is enough for most: each process takes seconds to start.
+# Each process takes seconds to start. So these have one replica, and by day only those run that do
+# something of their own with messages, groups or weights; the others are like one of them.
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
+BY_DAY = (
+    *("ddp", "interleaved-1f1b", "zb-h1", "pipedream-2bw", "async-1f1b", "fr", "dni", "async-lu"),
+    *("hogwild", "lppsgd", "asyncfgd", "asyncfgd-recursive", "dfa"),
+)
 IN_PROCESSES = [
     (name, {**asked, "replicas": 1} if name in ("lapsgd", "lppsgd") else asked)
     for name, asked in PLAIN
+    if NIGHTLY or name in BY_DAY
 ]
 
 

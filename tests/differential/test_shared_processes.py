@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from faulty_layers import Faulty, network, training
 
 from executor.failure import WorkerError
-from executor.processes import obstacle, run_processes
+from executor.obstacles import obstacle
+from executor.processes import run_processes
 from executor.training import Training, optimizer
 from simcore.invariants import check_trace
 from simcore.ops import Item

@@ -15,7 +15,7 @@ Counted, each in a category of its own:
   takes the graph over when it first receives something of the batch: a graph in a queue counts at
   the sender.
 * `inputs`: what is kept for a replay, from the start of the first pass to the end of the replay.
-* `tangents`: directions of forward gradients, or their seeds of 8 bytes each, from the first pass
+* `tangents`: directions of forward gradients, or the 8 bytes of their seed, from the first pass
   of a mini-batch through the block to the end of the last that uses them.
 * `messages`: those on the way or in a queue, at the receiver, from when they depart until they have
   been received. Graphs and kept inputs do not travel; what workers send to themselves and data that

@@ -149,7 +149,11 @@ OTHERS = [
     ("run fdg --optimizer adam --momentum-factor 0.9", "--momentum-factor is '0.9'", "sgd alone"),
     ("run fdg --momentum shared", "--momentum is 'shared'", "not an option of fdg"),
     ("run fdg --threads 0", "--threads is 0"),
-    ("run fdg --runtime cloud", "--runtime is 'cloud'", "threads, processes, replay"),
+    (
+        "run fdg --runtime cloud",
+        "--runtime is 'cloud'",
+        "auto, threads, processes, torchrun",
+    ),
     ("run fdg --trace x", "--trace is 'x'", "--runtime replay"),
     ("run fdg --runtime replay --trace absent --model mlp:4x8", "'absent'", "readable"),
     ("run async-lu --runtime processes --model mlp:2x8", "schedule is 'async-lu'", "processes"),

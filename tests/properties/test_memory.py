@@ -53,8 +53,9 @@ def held_by_hand(schedule: Schedule, trace: Trace, workload: Workload) -> list[H
             case ["evaluate"]:
                 continue
             case ["tangent", "project"]:
-                size = parameters[block] if schedule.weights.keep == "tangent" else 8
-                size *= schedule.weights.tangents
+                # One seed stands for all directions.
+                drawn_anew = schedule.weights.keep == "seed"
+                size = 8 if drawn_anew else parameters[block] * schedule.weights.tangents
                 first = passes[0]
                 key = block, batch // parts
                 since = directions[key].start if key in directions else first.start

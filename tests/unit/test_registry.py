@@ -86,7 +86,7 @@ def lines_of_others() -> list[tuple[str, object, str]]:
     found += [("alpha", value, f"alpha is {value}: {alpha}") for value in (-0.1, float("nan"))]
     return found + [
         (name, value, f"{name} is {text}: must be true or false; give one of these")
-        for name in ("recompute", "lockstep")
+        for name in ("recompute", "lockstep", "global_norm")
         for value, text in ((1, "1"), ("true", "'true'"), (None, "'None'"))
     ]
 

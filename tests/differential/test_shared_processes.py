@@ -167,6 +167,7 @@ def test_loaders_and_processes_take_turns() -> None:
 def test_a_killed_process_is_named_and_leaves_nothing() -> None:
     model = network(4, Faulty("kill", at=40))
     asked = training("hogwild", (0, 2, 4), model, layers=2, batches=10**4)
+    gc.collect()  # what earlier tests left for the collector
     before = shared_memory()
     says = r"process [12]: its process was killed by SIGKILL"
     with pytest.raises(WorkerError, match=says) as caught:

@@ -335,7 +335,7 @@ def test_a_stopped_run_wakes_up_whoever_waits(wait: str) -> None:
             elif wait == "receive":
                 port.receive()
             else:
-                LocalEnds({channel: port}, exchange).select((channel,))
+                LocalEnds({channel: port}, exchange, {}).select((channel,))
         except Stopped:
             ended.append(Stopped)
 
@@ -352,10 +352,10 @@ def test_select_takes_the_first_listed_and_sources_too() -> None:
     first, data, last = Channel("first", ()), Channel("data", (), source=True), Channel("last", ())
     ports: dict[Channel, Port] = {
         first: LocalPort(exchange, first, 1),
-        data: SourcePort(2, lambda batch: []),
+        data: SourcePort(data, 2, lambda batch: []),
         last: LocalPort(exchange, last, 1),
     }
-    ends = LocalEnds(ports, exchange)
+    ends = LocalEnds(ports, exchange, {})
     ports[last].send(7, [])
     ports[first].send(8, [])
     found = []
@@ -370,7 +370,7 @@ def test_a_select_waits_for_whichever_comes() -> None:
     exchange = Exchange()
     channels = tuple(Channel(name, ()) for name in ("a", "b"))
     ports = {channel: LocalPort(exchange, channel, 1) for channel in channels}
-    ends = LocalEnds(ports, exchange)
+    ends = LocalEnds(ports, exchange, {})
 
     def send() -> None:
         ports[channels[0]].close()
@@ -388,7 +388,7 @@ def test_a_select_waits_for_whichever_comes() -> None:
 
 def test_sources_may_be_shared() -> None:
     """Several threads take each batch once."""
-    port = SourcePort(500, lambda batch: [])
+    port = SourcePort(Channel("data", (), source=True), 500, lambda batch: [])
     found: list[int] = []
 
     def take() -> None:

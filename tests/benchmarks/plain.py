@@ -68,21 +68,30 @@ class Plain:
         asked = _Asked(batches, threads)
         return watched(lambda: (self._ask(asked), None), [self._process.pid or 0])
 
-    def profile(self, batches: int, bounds: Sequence[int], parts: int = 1) -> Phase:
+    def profile(
+        self, batches: int, bounds: Sequence[int], parts: int = 1, beside: "Plain | None" = None
+    ) -> Phase:
         """The same block by block; the detail is a `Workload` of the blocks' mean times.
 
-        Each mini-batch passes in so many parts, whose times are added up.
+        Each mini-batch passes in so many parts, whose times are added up. `beside` does the same at
+        the same time, as workers on the other cores will.
         """
+        asked = _Asked(batches, 1, tuple(bounds), parts)
 
         def measured() -> tuple[float, Workload]:
-            times: Times = self._ask(_Asked(batches, 1, tuple(bounds), parts))
+            if beside is not None:
+                beside._pipe.send(asked)
+            times: Times = self._ask(asked)
+            if beside is not None:
+                beside._pipe.recv()
             layers = tuple(
                 Layer(f"block {number}", _exact(forward_s), _exact(backward_s), _exact(update_s))
                 for number, (forward_s, backward_s, update_s) in enumerate(times, 1)
             )
             return sum(map(sum, times)), Workload("profiled", layers)
 
-        return watched(measured, [self._process.pid or 0])
+        processes = [each._process.pid or 0 for each in (self, beside) if each is not None]
+        return watched(measured, processes)
 
     def _ask(self, asked: _Asked) -> Any:
         self._pipe.send(asked)

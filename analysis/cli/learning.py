@@ -1,6 +1,6 @@
 """The flags of how weights are updated: optimiser, learning rate, clipping, precision."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -20,6 +20,9 @@ __all__ = ["OptimizerFlags"]
 
 _PANEL: Final = "Learning"
 _LEARNING_RATES: Final = {"sgd": 0.05, "adam": 0.001}
+# An estimate along a random direction is longer than the gradient by about the square root of the
+# number of parameters.
+_FORWARD_GRADIENTS: Final = "0.001"
 _GLOBAL: Final = "global-norm"
 _PRECISIONS: Final = ("float32", "bfloat16")
 
@@ -43,7 +46,13 @@ class OptimizerFlags:
     ] = None
     learning_rate: Annotated[
         str | None,
-        flag("--learning-rate", "X", "default 0.05 for sgd, else the optimizer's own", _PANEL),
+        flag(
+            "--learning-rate",
+            "X",
+            f"default 0.05 for sgd, {_FORWARD_GRADIENTS} with forward gradients; else the "
+            "optimizer's own",
+            _PANEL,
+        ),
     ] = None
     momentum_factor: Annotated[
         str | None,
@@ -132,6 +141,17 @@ class OptimizerFlags:
             rate_schedule=self.rate_schedule or recipe.schedule,
             warm_up=self.warm_up or recipe.warm_up,
         )
+
+    def by_schedules(self, names: Iterable[str]) -> "OptimizerFlags":
+        """These flags, with a learning rate at which schedules of these names can train."""
+        is_small = any("tangents" in find(name).defaults for name in names)
+        if (
+            self.learning_rate is not None
+            or not is_small
+            or (self.optimizer or "sgd").lower() != "sgd"
+        ):
+            return self
+        return replace(self, learning_rate=_FORWARD_GRADIENTS)
 
     @property
     def rate(self) -> float | None:

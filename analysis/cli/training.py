@@ -87,7 +87,8 @@ class Setup:
         from executor.streams import devices_of
 
         recipe = optimizer.found_recipe()
-        optimizer, network = optimizer.by_recipe(), network.by_recipe(recipe)
+        optimizer = optimizer.by_recipe().by_schedules(name for name, _ in schedules)
+        network = network.by_recipe(recipe)
         optimizer.settings()
         if recipe is not None and training.epochs is None and batches is None:
             wanted = None if recipe.epochs is None else str(recipe.epochs)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from simcore.schedules import SCHEDULES
 from simcore.trace_file import load_trace
 from tests.cli.conftest import Gradlag, Running, Start
 
+NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 KEYS = [
     "schema",
     "schedule",
@@ -98,6 +101,22 @@ def test_json_of_every_runtime_has_every_key(gradlag: Gradlag, runtime: str) -> 
     assert [gap["max"] for gap in found["gaps"]] == [1, 0]
     assert 0 <= found["accuracy"] <= 1
     assert found["failure"] is None
+
+
+# The runtime that is chosen by default, processes for most, takes seconds to start.
+@pytest.mark.parametrize("runtime", ["replay", *(["auto"] if NIGHTLY else [])])
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.usefixtures("quick_profile")
+def test_every_schedule_trains_on_digits_by_its_defaults(
+    gradlag: Gradlag, name: str, runtime: str
+) -> None:
+    found = gradlag("run", name, "--runtime", runtime, "--json").json
+    assert (found["batches_finished"], found["failure"]) == (100, None)
+    assert math.isfinite(found["final_loss"])
+    assert found["data"] == "digits"
+    assert 0.05 < found["accuracy"] <= 1
+    forward_gradients = "tangents" in SCHEDULES[name].defaults
+    assert found["learning_rate"] == (0.001 if forward_gradients else 0.05)
 
 
 def test_files(gradlag: Gradlag, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -62,3 +63,24 @@ def test_one_value_is_found_wherever_it_is(value: float) -> None:
         check_item("derivative", 2, 3, ((torch.ones(2), spoilt), (torch.ones(1),)))
     with pytest.raises(RunError, match="the weights of block 2 of batch 3 is not finite"):
         check_gradients(2, 3, [torch.ones(1), spoilt])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("spoilt", ["inputs", "gradient"])
+@pytest.mark.parametrize("layer", [nn.Linear(160, 128), nn.Conv2d(32, 64, 3, bias=False)])
+def test_of_large_gradients_an_edge_tells(layer: nn.Module, spoilt: str, value: float) -> None:
+    """Wherever the value is, in what comes from below or from above."""
+    torch.manual_seed(0)
+    inputs = torch.randn(8, 160) if isinstance(layer, nn.Linear) else torch.randn(4, 32, 5, 5)
+    above = torch.randn_like(layer(inputs))
+    changed = inputs if spoilt == "inputs" else above
+    for _ in range(10):
+        place = tuple(int(torch.randint(size, ())) for size in changed.shape)
+        before, changed[place] = changed[place].clone(), value
+        [weight, *_] = torch.autograd.grad(layer(inputs), [*layer.parameters()], above)
+        assert weight.numel() > 2**14
+        with pytest.raises(RunError, match="is not finite"):
+            check_gradients(1, 0, [weight])
+        changed[place] = before
+        [weight, *_] = torch.autograd.grad(layer(inputs), [*layer.parameters()], above)
+        check_gradients(1, 0, [weight])

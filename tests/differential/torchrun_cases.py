@@ -1,10 +1,11 @@
 """Trainings that ranks and tests make alike from what a command line can carry."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from faulty_layers import Faulty, network, training
+from faulty_layers import Faulty, faulty_training, network, training
 from torch import nn
 
 from executor.training import Training
@@ -38,8 +39,15 @@ class Rejoin(nn.Module):
 
 
 def training_of(case: dict[str, Any]) -> Training:
-    """A training by a schedule with options; `fault` puts in a layer that fails."""
+    """A training by a schedule with options; `fault` puts in a layer that fails.
+
+    `faulty` is that of `faulty_layers.faulty_training`: (fault, place, at, backward, note).
+    """
     case = dict(case)
+    if "faulty" in case:
+        fault, place, at, backward, note = case["faulty"]
+        layer = Faulty(fault, at, backward=backward, note=Path(note))
+        return replace(faulty_training(layer, place), timeout_s=case["timeout_s"])
     name, batches = case.pop("schedule"), case.pop("batches", 15)
     fault, pair = case.pop("fault", None), case.pop("pair", False)
     timeout_s = case.pop("timeout_s", None)

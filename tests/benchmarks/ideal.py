@@ -63,9 +63,10 @@ class Run:
 
 
 CASES: Final = (
-    (Task("mlp:4x2048", 64), (Run("fdg"), Run("adl"))),
+    (Task("mlp:4x2048", 64), (Run("fdg"),)),
     (Task("mlp:8x1024", 64), (Run("fdg"), Run("fdg", runtime="threads"))),
     (Task("mlp:8x512", 64), (Run("fdg"), Run("adl"))),
+    (Task("mlp:8x512", 512), (Run("fdg"), Run("adl"))),
     (Task("mlp:8x1024", 512), (Run("1f1b", {"modules": 2, "micro_batches": _PARTS}),)),
 )
 TINY: Final = ((Task("mlp:2x8", 16), (Run("fdg", runtime="threads"),)),)

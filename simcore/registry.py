@@ -10,8 +10,9 @@ from simcore.compositions import COMPOSED
 from simcore.options import OPTIONS, Option, own_option
 from simcore.schedule import Schedule
 
-__all__ = ["SCHEDULES", "Entry", "register"]
+__all__ = ["SCHEDULES", "USUAL_LEARNING", "Entry", "register"]
 
+USUAL_LEARNING: Final = ("sgd", 0.05)
 Factory = Callable[..., Schedule]
 
 
@@ -26,6 +27,7 @@ class Entry:
     `extra_parameters` and `per_update` (the mini-batches that an update sees) are what the table of
     schedules says. `rows` are the operations, updates apart, that a trace has at most for each pass
     of a batch through a block, and for each batch besides. `remarks` say what is odd about it.
+    `learning` are an optimiser and a learning rate by which it trains small and large networks.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Entry:
     defaults: dict[str, object]
     fixed_blocks: int = 0
     remarks: tuple[str, ...] = ()
+    learning: tuple[str, float] = USUAL_LEARNING
 
     def option(self, name: str) -> Option:
         """What one of its options means: as everywhere, or one that it has of its own."""
@@ -86,6 +89,7 @@ def register(
     blocks_option: str = "modules",
     compositions: tuple[str, ...] = (),
     rows: tuple[int, int] = (8, 4),
+    learning: tuple[str, float] = USUAL_LEARNING,
 ) -> Callable[[Factory], Factory]:
     """Register a factory under a name; every generic test and reader then covers it.
 
@@ -123,6 +127,7 @@ def register(
             compositions,
             rows,
             defaults,
+            learning=learning,
         )
         return named
 

@@ -9,6 +9,7 @@ import typer
 from analysis.cli.options import flag
 from analysis.cli.values import number, whole
 from simcore.errors import InputError
+from simcore.registry import USUAL_LEARNING
 from simcore.schedules import find
 
 if TYPE_CHECKING:
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["OptimizerFlags"]
 
 _PANEL: Final = "Learning"
-_LEARNING_RATES: Final = {"sgd": 0.05, "adam": 0.001}
-# An estimate along a random direction is longer than the gradient by about the square root of the
-# number of parameters.
-_FORWARD_GRADIENTS: Final = "0.001"
+_LEARNING_RATES: Final = dict([USUAL_LEARNING, ("adam", 0.001)])
 _GLOBAL: Final = "global-norm"
 _PRECISIONS: Final = ("float32", "bfloat16")
 
@@ -33,7 +31,12 @@ class OptimizerFlags:
 
     optimizer: Annotated[
         str | None,
-        flag("--optimizer", "NAME", "of torch.optim: sgd (default), adam, adamw, ...", _PANEL),
+        flag(
+            "--optimizer",
+            "NAME",
+            "of torch.optim: sgd (default; adam for gradients that are estimated), adamw, ...",
+            _PANEL,
+        ),
     ] = None
     optimizer_option: Annotated[
         list[str] | None,
@@ -46,13 +49,7 @@ class OptimizerFlags:
     ] = None
     learning_rate: Annotated[
         str | None,
-        flag(
-            "--learning-rate",
-            "X",
-            f"default 0.05 for sgd, {_FORWARD_GRADIENTS} with forward gradients; else the "
-            "optimizer's own",
-            _PANEL,
-        ),
+        flag("--learning-rate", "X", "default 0.05 for sgd, else the optimizer's own", _PANEL),
     ] = None
     momentum_factor: Annotated[
         str | None,
@@ -143,15 +140,14 @@ class OptimizerFlags:
         )
 
     def by_schedules(self, names: Iterable[str]) -> "OptimizerFlags":
-        """These flags, with a learning rate at which schedules of these names can train."""
-        is_small = any("tangents" in find(name).defaults for name in names)
-        if (
-            self.learning_rate is not None
-            or not is_small
-            or (self.optimizer or "sgd").lower() != "sgd"
-        ):
+        """These flags; where they name no rule, with one by which all these schedules train."""
+        if self.optimizer or self.learning_rate or self.momentum_factor or self.optimizer_option:
             return self
-        return replace(self, learning_rate=_FORWARD_GRADIENTS)
+        own = {find(name).learning for name in names} - {USUAL_LEARNING}
+        if not own:
+            return self
+        optimizer, rate = min(own, key=lambda learning: learning[1])
+        return replace(self, optimizer=optimizer, learning_rate=str(rate))
 
     @property
     def rate(self) -> float | None:

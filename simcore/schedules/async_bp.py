@@ -22,6 +22,8 @@ __all__ = ["async_bu", "async_lu"]
     blocks_option="layers",
     compositions=("recompute", "loaders"),
     rows=(2, 3),
+    # Losses may queue without bound, and then gaps grow.
+    learning=("sgd", 0.001),
 )
 def async_lu(
     layers: int = 4,
@@ -77,6 +79,8 @@ def async_lu(
     blocks_option="layers",
     compositions=("recompute", "loaders"),
     rows=(2, 3),
+    # Losses may queue without bound, and then gaps grow.
+    learning=("sgd", 0.001),
 )
 def async_bu(
     layers: int = 4,

@@ -20,6 +20,7 @@ __all__ = ["asyncfgd", "asyncfgd_recursive"]
     memory="no graph; directions of K-k+1 batches, or their seeds",
     compositions=("replicas", "loaders"),
     rows=(6, -1),
+    learning=("adam", 0.001),
 )
 def asyncfgd(
     modules: int = 4,
@@ -92,6 +93,7 @@ def asyncfgd(
     memory="no graph; the state of 1 time step; directions of ceil((K-k) / n) + 1 mini-batches",
     compositions=("replicas", "loaders"),
     rows=(6, -1),
+    learning=("adam", 0.001),
 )
 def asyncfgd_recursive(
     modules: int = 4,

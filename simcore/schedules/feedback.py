@@ -45,6 +45,7 @@ _MATRICES = "a fixed random matrix for each module but the last, output x classe
     extra_parameters="a fixed random matrix for each one of weights, of the same size",
     compositions=("recompute", "global_norm", "loaders"),
     rows=(2, 1),
+    learning=("adam", 0.0001),
 )
 def fa(modules: int = 4, batches: int = 100) -> Schedule:
     """As `bp`, on one worker, but gradients go down through fixed random weights.
@@ -71,6 +72,7 @@ def fa(modules: int = 4, batches: int = 100) -> Schedule:
     extra_parameters=_MATRICES,
     compositions=("recompute", "replicas", "loaders"),
     rows=(7, -4),
+    learning=("adam", 0.0001),
 )
 def dfa(modules: int = 4, batches: int = 100) -> Schedule:
     """Modules in turn, then the error at the output goes to all, and all learn at once.
@@ -105,6 +107,7 @@ def dfa(modules: int = 4, batches: int = 100) -> Schedule:
     extra_parameters=_MATRICES,
     compositions=("recompute", "replicas", "loaders"),
     rows=(7, -4),
+    learning=("adam", 0.0001),
 )
 def sdfa(modules: int = 4, batches: int = 100) -> Schedule:
     """As `dfa`, but what is projected is the sign of the error. Same locking, times and gaps.
@@ -174,6 +177,7 @@ def _direct(modules: int, batches: int, feedback: Literal["error", "sign"]) -> S
     extra_parameters=_MATRICES,
     compositions=("recompute", "replicas", "loaders"),
     rows=(5, -2),
+    learning=("adam", 0.0001),
 )
 def drtp(modules: int = 4, batches: int = 100) -> Schedule:
     """Each module learns at once from a random projection of the targets, and goes on.

@@ -31,6 +31,7 @@ __all__ = ["fgd", "fgd_dp", "fgd_mp", "fgd_pipeline"]
     memory="no graph; directions of 1 batch, or their seeds",
     compositions=("loaders",),
     rows=(2, 1),
+    learning=("adam", 0.001),
 )
 def fgd(
     modules: int = 4,
@@ -80,6 +81,7 @@ def fgd(
     per_update="R",
     compositions=("loaders",),
     rows=(5, 1),
+    learning=("adam", 0.001),
 )
 def fgd_dp(
     modules: int = 4,
@@ -124,6 +126,7 @@ def fgd_dp(
     memory="no graph; directions of 1 batch, or their seeds",
     compositions=("loaders",),
     rows=(6, -1),
+    learning=("adam", 0.001),
 )
 def fgd_mp(
     modules: int = 4,
@@ -160,6 +163,7 @@ def fgd_mp(
     memory="no graph; directions of 1 mini-batch, or their seeds",
     compositions=("replicas", "loaders"),
     rows=(6, -1),
+    learning=("adam", 0.001),
 )
 def fgd_pipeline(
     modules: int = 4,

@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# A pytest worker per core, but not so many that each needs a gigabyte for torch.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 4 ] && echo 4 || echo $$n)
+# A pytest worker more than there are cores, for many tests wait for processes to start; but not so
+# many that each needs a gigabyte for torch.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 3 ] && echo 4 || echo $$((n + 1)))
 
 .PHONY: help install demo docs test nightly benchmarks lint types architecture clean
 

@@ -63,7 +63,7 @@ def test_a_simulation_is_replayed_with_the_network_of_the_flags(
 
 def test_bad_input(gradlag: Gradlag, tmp_path: Path) -> None:
     gradlag("replay", "missing").refused("missing")
-    gradlag("run", "bp", *SMALL, "--modules", 2, "--out", "x")
+    gradlag("run", "bp", *SMALL, "--modules", 2, "--runtime", "threads", "--out", "x")
     gradlag("replay", "x", "--model", "mlp:4x8").refused("which says what was trained")
     (tmp_path / "x" / "weights.pt").write_text("no weights")
     gradlag("replay", "x").refused("weights", "must be the weights of a run")

@@ -112,8 +112,8 @@ def compare(schedule: Schedule, result: RunResult, simulated: Trace) -> None:
 # something of their own with messages, groups or weights; the others are like one of them.
 NIGHTLY = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
 BY_DAY = (
-    *("ddp", "interleaved-1f1b", "zb-h1", "pipedream-2bw", "async-1f1b", "fr", "dni", "async-lu"),
-    *("hogwild", "lppsgd", "asyncfgd", "asyncfgd-recursive", "dfa"),
+    *("interleaved-1f1b", "async-1f1b", "async-lu", "hogwild", "lppsgd"),
+    *("asyncfgd", "dfa"),
 )
 IN_PROCESSES = [
     (name, {**asked, "replicas": 1} if name in ("lapsgd", "lppsgd") else asked)

@@ -16,6 +16,8 @@ from fractions import Fraction
 from statistics import NormalDist
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from simcore.border import FileModel, Seconds, json_schema_of, read_model
@@ -45,16 +47,27 @@ _COMPUTED: Final = tuple(
 )
 
 
+_Array = NDArray[np.float64]
+
+
 @dataclass(frozen=True, slots=True)
 class Variation:
     """The distribution of a factor on durations, dimensionless.
 
     `quantile` turns a number in (0, 1) into a factor of at least 0; `text` is how the distribution
-    is written, see `read_variation`.
+    is written, see `read_variation`. `quantiles` is the same for arrays, but for rounding.
     """
 
     text: str
     quantile: Callable[[float], float] = field(repr=False, compare=False)
+    quantiles: Callable[[_Array], _Array] | None = field(default=None, repr=False, compare=False)
+
+    def factors(self, shares: _Array) -> _Array:
+        """The factors of many numbers in (0, 1), of the same shape."""
+        if self.quantiles is not None:
+            return self.quantiles(shares)
+        each = map(self.quantile, shares.ravel().tolist())
+        return np.fromiter(each, np.float64, shares.size).reshape(shares.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,14 @@ def lognormal(cv: float) -> Variation:
         normal = NormalDist().inv_cdf(share)
         return math.exp(math.sqrt(variance) * normal - variance / 2)
 
-    return Variation(f"lognormal:{cv}", quantile)
+    def quantiles(shares: _Array) -> _Array:
+        # Imported here, because the command line starts without it.
+        from scipy.special import ndtri
+
+        factors: _Array = np.exp(math.sqrt(variance) * ndtri(shares) - variance / 2)
+        return factors
+
+    return Variation(f"lognormal:{cv}", quantile, quantiles)
 
 
 def gamma(cv: float) -> Variation:
@@ -98,12 +118,18 @@ def gamma(cv: float) -> Variation:
     from scipy.special import gammaincinv
 
     shape = 1 / cv**2
-    return Variation(f"gamma:{cv}", lambda share: float(gammaincinv(shape, share)) / shape)
+    return Variation(
+        f"gamma:{cv}",
+        lambda share: float(gammaincinv(shape, share)) / shape,
+        lambda shares: gammaincinv(shape, shares) / shape,
+    )
 
 
 def exponential() -> Variation:
     """An exponentially distributed factor with mean 1."""
-    return Variation("exponential", lambda share: -math.log1p(-share))
+    return Variation(
+        "exponential", lambda share: -math.log1p(-share), lambda shares: -np.log1p(-shares)
+    )
 
 
 def chosen(jitter: float, variation: Variations | None) -> Variations:
@@ -128,7 +154,12 @@ def empirical(samples: Sequence[Fraction], text: str) -> Variation:
     mean = sum(samples, Fraction(0)) / len(samples)
     factors = sorted(float(sample / mean) for sample in samples)
     ends = [(place + 1) / len(factors) for place in range(len(factors) - 1)]
-    return Variation(text, lambda share: factors[bisect_right(ends, share)])
+    array = np.array(factors)
+    return Variation(
+        text,
+        lambda share: factors[bisect_right(ends, share)],
+        lambda shares: array[np.searchsorted(ends, shares, side="right")],
+    )
 
 
 def frozen(distribution: Any, what: str = "variation") -> Variation:
@@ -155,7 +186,11 @@ def frozen(distribution: Any, what: str = "variation") -> Variation:
     if not 0 < distribution.mean() < math.inf:
         rule = "must have a mean that is positive and finite"
         raise InputError(what, text, rule, "give other parameters")
-    return Variation(text, lambda share: float(distribution.ppf(share)))
+    return Variation(
+        text,
+        lambda share: float(distribution.ppf(share)),
+        lambda shares: np.asarray(distribution.ppf(shares), np.float64),
+    )
 
 
 class SamplesFile(FileModel):

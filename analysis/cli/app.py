@@ -4,12 +4,12 @@ from typing import Any
 
 import typer
 
-from analysis.cli import bounds, compare, profile, replay, run, schedules, simulate
+from analysis.cli import bounds, compare, profile, replay, run, schedules, simulate, sweep
 from analysis.cli.help import Command, Group
 
 __all__ = ["MODULES", "app", "flags_of", "root"]
 
-MODULES = (schedules, profile, simulate, run, replay, compare, bounds)
+MODULES = (schedules, profile, simulate, sweep, run, replay, compare, bounds)
 
 app = typer.Typer(
     cls=Group,

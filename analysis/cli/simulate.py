@@ -85,6 +85,10 @@ def command(
             "Costs",
         ),
     ] = None,
+    runs: Annotated[
+        str,
+        flag("--runs", "N", "as many with seeds from --seed on, and quantiles over all", "Costs"),
+    ] = "1",
     engine: Annotated[str, flag("--engine", "|".join(_ENGINES), "the simulator")] = "simpy",
     memory_limit: MemoryLimit = "4GiB",
     seed: Seed = "0",
@@ -107,6 +111,7 @@ def command(
     varied = _variation(variation, jitter) if variation is not None else None
     chosen = one_of(engine, "--engine", _ENGINES)
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
+    count = whole(runs, "--runs")
     refuse_if_too_large(schedule, given, memory_limit)
 
     from simcore.engine import simulate
@@ -133,6 +138,8 @@ def command(
     summary = summarize(trace, blocks, built, where, chosen)
     if slack:
         summary["slack"] = _slack(built, blocks, where)
+    if count > 1:
+        summary["replicas"] = _replicas(trace, built, blocks, where, (cv, varied), count)
     if path is not None:
         _write(path, built, blocks, trace, summary)
     if json:
@@ -147,6 +154,31 @@ def _slack(built: "Built", blocks: "Workload", where: "Cluster") -> dict[str, An
     with Bar("finding slacks", log=True) as bar:
         bar.stage("simulating with many latencies, without random times")
         return slack_values(built, blocks, where)
+
+
+def _replicas(
+    trace: "Trace",
+    built: "Built",
+    blocks: "Workload",
+    where: "Cluster",
+    random: "tuple[float, Variations | None]",
+    runs: int,
+) -> dict[str, Any]:
+    from simcore.monte_carlo import monte_carlo, replica_values
+
+    with Bar(f"simulating {runs} times", runs) as bar:
+        found = monte_carlo(
+            built,
+            blocks,
+            where,
+            runs=runs,
+            jitter=random[0],
+            variation=random[1],
+            seed=trace.header.seed,
+            first=trace,
+            progress=bar.told,
+        )
+    return replica_values(found)
 
 
 def _variation(text: str, jitter: str) -> "Variations":

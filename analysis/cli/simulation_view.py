@@ -34,6 +34,8 @@ def print_simulation(screen: "Console", summary: Mapping[str, Any], trace: "Trac
     if summary["law"] is not None:
         _print_law(screen, summary["law"])
     print_gaps(screen, summary["gaps"], beside=_beside_gaps(summary))
+    if "replicas" in summary:
+        _print_replicas(screen, summary["replicas"])
     _print_workers(screen, summary)
     print_timetable(screen, trace)
 
@@ -184,6 +186,27 @@ def _print_law(screen: "Console", law: Mapping[str, Any]) -> None:
     needed = law["backward_threads_needed"]
     threads = f"{needed['for_pace']} keep pace, with {needed['for_no_wait']} no batch waits"
     screen.print(f"  backward threads: {threads}")
+
+
+def _print_replicas(screen: "Console", replicas: Mapping[str, Any]) -> None:
+    """Quantiles over all runs; those of gaps only where they differ between runs."""
+    shown: dict[str, tuple[Mapping[str, float | None], Callable[[Any], str]]] = {
+        "makespan": (replicas["makespan_s"], seconds),
+        "batches per second": (replicas["batches_per_s"], digits),
+        "speedup": (replicas["speedup"], lambda value: f"{value:.2f}x"),
+    }
+    for gaps in replicas["gaps"]:
+        for key, heading in (("mean", "mean gap"), ("max", "largest gap")):
+            if len({*gaps[key].values()}) > 1:
+                shown[f"{heading}, block {gaps['block']}"] = gaps[key], digits
+    rows = [
+        (name, *("-" if value is None else show(value) for value in values.values()))
+        for name, (values, show) in shown.items()
+    ]
+    heads = [f"{percent} %" for percent in replicas["makespan_s"]]
+    print_table(screen, (f"{replicas['runs']} runs", *heads), rows)
+    if len(rows) == 3:
+        screen.print("  gaps are the same in all runs")
 
 
 def _beside_gaps(summary: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -1,0 +1,1 @@
+"""Sweeps: one question asked of many configurations, whose answers survive whatever happens."""

@@ -1,0 +1,135 @@
+"""What of a study is drawn: two axes, and one value of every other axis that varies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+from analysis.sweeps.answer import MEASURES
+from analysis.sweeps.question import NUMBERS
+from analysis.sweeps.store import Found
+from simcore.errors import InputError
+from simcore.schedules import find
+
+__all__ = ["DRAWN", "Place", "View", "axis_title", "drawn_measures", "value_of", "varying", "view"]
+
+Place = int | float | str  # a value of an axis; what is no number is a text
+
+_TITLES: Final = {
+    "forward_time": "forward time of the whole network (s)",
+    "backward_ratio": "backward time over forward time",
+    "update_time": "update time of the whole network (s)",
+    "link_latency": "link latency (s)",
+    "link_bandwidth": "link bandwidth (bytes/s)",
+    "jitter": "jitter (coefficient of variation of times)",
+    "batches": "mini-batches",
+}
+DRAWN: Final = ("speedup", "gap", "memory")
+_SCHEDULE: Final = "schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Rows of a study that differ in the axes `over` and in the schedule alone.
+
+    `fixed` are the values that were chosen of the other axes.
+    """
+
+    rows: tuple[Found, ...]
+    over: tuple[str, ...]
+    fixed: Mapping[str, Place]
+
+    def schedules(self) -> tuple[str, ...]:
+        """The schedules, in the order of the rows."""
+        return tuple(dict.fromkeys(row.schedule for row in self.rows))
+
+    def places(self, axis: str) -> list[Place]:
+        """The values of an axis, numbers in their order and texts as they come."""
+        found = list(dict.fromkeys(place for r in self.rows if (place := value_of(r, axis)) != ""))
+        if all(isinstance(place, int | float) for place in found):
+            return sorted(found)
+        return found
+
+
+def value_of(row: Found, axis: str) -> Place:
+    """A row's value on an axis, that of its schedule's default if need be; "" for none."""
+    if axis == _SCHEDULE:
+        return row.schedule
+    defaults: Mapping[str, Any] = find(row.schedule).defaults
+    if axis in NUMBERS:
+        default = NUMBERS[axis]
+        value: Any = row.numbers.get(axis, default if default is None else float(default))
+    elif axis in row.options or axis in defaults:
+        value = row.options.get(axis, defaults.get(axis))
+    else:
+        return ""
+    if isinstance(value, bool) or value is None or not isinstance(value, int | float | str):
+        return "unbounded" if value is None else str(value).lower()
+    return value
+
+
+def varying(rows: Sequence[Found]) -> tuple[str, ...]:
+    """The axes along which rows of one schedule differ, in the order of their names in the rows."""
+    names = dict.fromkeys(name for row in rows for name in (*row.options, *row.numbers))
+    found = []
+    for name in names:
+        by_schedule: dict[str, set[Place]] = {}
+        for row in rows:
+            by_schedule.setdefault(row.schedule, set()).add(value_of(row, name))
+        if any(len(values - {""}) > 1 for values in by_schedule.values()):
+            found.append(name)
+    return tuple(found)
+
+
+def view(rows: Sequence[Found], over: Sequence[str], where: Mapping[str, str]) -> View:
+    """The rows to draw over these axes, none, one or two of them; none: the first that vary.
+
+    `where` fixes other axes, as `accumulation=2`; those that are left have their first value.
+
+    Raises `InputError` for an axis that no row has, or a value that none has.
+    """
+    known = dict.fromkeys(name for row in rows for name in (*row.options, *row.numbers))
+    moving = varying(rows)
+    for name in (*over, *where):
+        if name not in known and name != _SCHEDULE:
+            rule = f"must be one of {', '.join((*known, _SCHEDULE))}"
+            raise InputError("axis", name, rule, "choose among what was given")
+    axes = tuple(over) or tuple(name for name in moving if name not in where)[:2] or (_SCHEDULE,)
+    kept, fixed = list(rows), dict[str, Place]()
+    for name, text in where.items():
+        kept = [row for row in kept if _is(value_of(row, name), text)]
+        places = [place for row in kept if (place := value_of(row, name)) != ""]
+        if not places:
+            there = ", ".join(map(str, dict.fromkeys(value_of(row, name) for row in rows)))
+            rule = f"must be one of its values, {there}"
+            raise InputError(f"--where {name}", text, rule, "choose one")
+        fixed[name] = places[0]
+    for name in moving:
+        if name not in axes and name not in fixed:
+            first = next(place for row in kept if (place := value_of(row, name)) != "")
+            fixed[name] = first
+            kept = [row for row in kept if value_of(row, name) in (first, "")]
+    return View(tuple(kept), axes, fixed)
+
+
+def _is(place: Place, text: str) -> bool:
+    if isinstance(place, str):
+        return place in ("", text)
+    try:
+        return Fraction(text) == Fraction(str(place))
+    except (ValueError, ZeroDivisionError):
+        return False
+
+
+def axis_title(axis: str) -> str:
+    """What is written along an axis, with its unit."""
+    return _TITLES.get(axis, axis.replace("_", " "))
+
+
+def drawn_measures(rows: Sequence[Found]) -> dict[str, str]:
+    """The measure of each of `DRAWN`: memory in bytes where sizes are known, else in batches."""
+    sized = any(row.answer.values.get("peak_bytes") is not None for row in rows)
+    memory = "peak_bytes" if sized else "peak_in_flight"
+    found = dict(zip(DRAWN, ("speedup", "mean_gap", memory), strict=True))
+    assert all(name in MEASURES for name in found.values())
+    return found

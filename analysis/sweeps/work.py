@@ -1,0 +1,183 @@
+"""Answering many configurations: on all cores, or on a cluster through joblib's back ends."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+from analysis.sweeps.answer import Answer, answered
+from analysis.sweeps.question import Configuration, Question, Setting
+from analysis.sweeps.store import Store
+from simcore.errors import GradlagError, InputError
+from simcore.estimate import estimate
+
+__all__ = ["Backend", "Workers", "sweep", "weight"]
+
+# Operations of a group of configurations: enough that sending it costs nothing beside it, and so
+# few that little is lost when all is killed. The SimPy engine takes a quarter of a second.
+_GROUP_OPERATIONS: Final = 20_000
+_GROUP_MOST: Final = 32
+_PARENT_DEATH_SIGNAL: Final = 1  # prctl's PR_SET_PDEATHSIG
+
+Backend = Literal["loky", "dask", "ray"]
+Group = Sequence[tuple[int, Configuration]]
+Answers = list[tuple[int, Answer]]
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who answers: `jobs` processes of this machine (loky), None: one for each core, or a cluster.
+
+    `scheduler` is the address of a Dask or Ray cluster, None for one that is started here.
+    """
+
+    jobs: int | None = None
+    backend: Backend = "loky"
+    scheduler: str | None = None
+
+
+def weight(configuration: Configuration) -> int:
+    """About how many operations a configuration has; 1 for one that will be refused."""
+    try:
+        return max(1, estimate(configuration.schedule, configuration.options).operations)
+    except GradlagError:
+        return 1
+
+
+_HERE: Final = Workers()
+
+
+def sweep(
+    question: Question,
+    setting: Setting,
+    store: Store,
+    workers: Workers = _HERE,
+    *,
+    progress: Progress = lambda operations: None,
+) -> None:
+    """Answer what the store does not know yet, and keep each answer as it comes.
+
+    `progress` is told the `weight` of what has been answered.
+
+    Raises `InputError` for a back end that is not installed or a scheduler that does not answer.
+    """
+    missing = [(number, question.configurations[number]) for number in store.missing(question)]
+    if not missing:
+        return
+    weights = {number: weight(configuration) for number, configuration in missing}
+    groups = list(_groups(missing, weights))
+    jobs = min(workers.jobs or os.cpu_count() or 1, len(groups))
+    local = workers.backend == "loky"
+    one = partial(_answer_group, setting=setting, parent=os.getpid() if local else None)
+    if local and jobs == 1:
+        for group in groups:
+            for number, configuration in group:
+                store.add(question, [(number, answered(configuration, setting))])
+                progress(weights[number])
+        return
+    with _cluster(workers):
+        for answers in _in_parallel(one, groups, jobs if local else -1):
+            store.add(question, answers)
+            progress(sum(weights[number] for number, _ in answers))
+
+
+def _groups(missing: Group, weights: dict[int, int]) -> Iterator[Group]:
+    """Neighbours that together take long enough to be worth sending."""
+    group: list[tuple[int, Configuration]] = []
+    operations = 0
+    for number, configuration in missing:
+        if group and (
+            operations + weights[number] > _GROUP_OPERATIONS or len(group) >= _GROUP_MOST
+        ):
+            yield group
+            group, operations = [], 0
+        group.append((number, configuration))
+        operations += weights[number]
+    yield group
+
+
+def _answer_group(group: Group, setting: Setting, parent: int | None) -> Answers:
+    if parent is not None and parent != os.getpid():
+        _belong(parent)
+    return [(number, answered(configuration, setting)) for number, configuration in group]
+
+
+def _belong(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and go with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Another C library may not have it; then a worker without work ends by itself after a while.
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _in_parallel(
+    one: Callable[[Group], Answers], groups: Sequence[Group], jobs: int
+) -> Iterator[Answers]:
+    """The answers of groups, in the order in which they come."""
+    # Imported here, because it takes a while and only sweeps need it.
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
+    found: Iterator[Answers] = parallel(delayed(one)(group) for group in groups)
+    return found
+
+
+@contextmanager
+def _cluster(workers: Workers) -> Iterator[None]:
+    """Within, joblib works on this back end."""
+    from joblib import parallel_config
+
+    around: AbstractContextManager[Any] = nullcontext()
+    if workers.backend == "dask":
+        around = _dask(workers.scheduler)
+    elif workers.backend == "ray":
+        around = _ray(workers.scheduler)
+    with around, parallel_config(backend=workers.backend):
+        yield
+
+
+@contextmanager
+def _dask(scheduler: str | None) -> Iterator[None]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise _missing("dask") from None
+    try:
+        client = Client(scheduler) if scheduler else Client(dashboard_address=None)
+    except (OSError, ValueError) as error:
+        rule = f"must be the address of a Dask scheduler that answers ({error})"
+        remedy = "start one by 'dask scheduler', and give the address that it prints"
+        raise InputError("--scheduler", str(scheduler), rule, remedy) from None
+    with client:
+        yield
+
+
+@contextmanager
+def _ray(scheduler: str | None) -> Iterator[None]:
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise _missing("ray") from None
+    try:
+        ray.init(address=scheduler, log_to_driver=False)
+    except (ConnectionError, ValueError) as error:
+        rule = f"must be the address of a Ray cluster that answers ({error})"
+        raise InputError("--scheduler", str(scheduler), rule, "see 'ray start'") from None
+    register_ray()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _missing(backend: str) -> InputError:
+    rule = "needs a package that is not installed"
+    return InputError("--backend", backend, rule, f"pip install 'gradlag[{backend}]'")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.cli.views import print_facts, print_table, seconds, size
+from analysis.sweeps.view import value_of, varying
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +23,12 @@ def print_sweep(screen: "Console", document: Mapping[str, Any], found: "Sequence
     done = [row for row in found if row.answer.values.get("speedup") is not None]
     best = sorted(done, key=lambda row: -(row.answer.values["speedup"] or 0))[:_BEST]
     sized = any(row.answer.values["peak_bytes"] is not None for row in done)
+    axes = varying(done)
     columns = ("fastest", "speedup", "makespan", "workers", "mean gap", "largest", "memory")
     if best:
-        print_table(screen, columns[: None if sized else -1], [_row(row, sized) for row in best])
+        print_table(
+            screen, columns[: None if sized else -1], [_row(row, axes, sized) for row in best]
+        )
 
 
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -41,10 +45,14 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _row(row: "Found", sized: bool) -> tuple[str, ...]:
+def _row(row: "Found", axes: Sequence[str], sized: bool) -> tuple[str, ...]:
+    """An answer, with the values that not all have."""
     values: Mapping[str, Any] = row.answer.values
-    given = {**row.options, **{name: f"{value:g}" for name, value in row.numbers.items()}}
-    options = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
+    given = {name: place for name in axes if (place := value_of(row, name)) != ""}
+    options = ", ".join(
+        f"{name.replace('_', ' ')} {f'{place:g}' if isinstance(place, float) else place}"
+        for name, place in given.items()
+    )
     mean, most, memory = values["mean_gap"], values["max_gap"], values["peak_bytes"]
     shown = (
         f"{row.schedule} ({options})" if options else row.schedule,

@@ -85,6 +85,9 @@ def draw_lines(view: View, measure: str) -> "Figure":
             chosen = [row for row in rows if value_of(row, by) == value]
             label = f"{value}" if schedule is None else f"{axis_title(by)} {value}"
             _line(axes, _points(chosen, view, measure, scale), number, label)
+        # A schedule without the second axis has one line.
+        without = [row for row in rows if value_of(row, by) == ""]
+        _line(axes, _points(without, view, measure, scale), 0, f"{schedule}")
         tidy(axes, grid="both")
         if schedule is not None:
             plain(axes.set_title(schedule, fontsize=10, color=INK, loc="left"))
@@ -92,8 +95,9 @@ def draw_lines(view: View, measure: str) -> "Figure":
             _ticks(axes.set_xticks, view.places(x_axis))
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
         axes.set_ylabel(title, fontsize=9, color=INK)
-    legend = panels[0].legend(fontsize=8, frameon=False, ncols=2)
-    set_plain(legend.get_texts())
+        if axes.lines:
+            legend = axes.legend(fontsize=8, frameon=False, ncols=2)
+            set_plain(legend.get_texts())
     _head(figure, title, view, "")
     return figure
 

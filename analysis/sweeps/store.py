@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 
 from analysis.sweeps.answer import MEASURES, Answer
 from analysis.sweeps.axes import decimal_text
-from analysis.sweeps.question import Question, canonical
+from analysis.sweeps.question import Question
 from simcore.errors import InputError
 
 __all__ = ["Found", "Store"]
@@ -179,8 +179,8 @@ def _row(question: Question, number: int, answer: Answer) -> Sequence[Any]:
         number,
         question.keys[number],
         asked.schedule,
-        canonical(dict(asked.options)),
-        canonical(numbers),
+        json.dumps(dict(asked.options)),
+        json.dumps(numbers),
         answer.state,
         answer.reason,
         answer.seconds,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any, Final, Literal
 
 from analysis.sweeps.answer import Answer, answered
@@ -21,6 +22,7 @@ __all__ = ["Backend", "Workers", "sweep", "weight"]
 # few that little is lost when all is killed. The SimPy engine takes a quarter of a second.
 _GROUP_OPERATIONS: Final = 20_000
 _GROUP_MOST: Final = 32
+_GROUP_S: Final = 0.5  # after which a group comes back with what it has
 _PARENT_DEATH_SIGNAL: Final = 1  # prctl's PR_SET_PDEATHSIG
 
 Backend = Literal["loky", "dask", "ray"]
@@ -70,20 +72,23 @@ def sweep(
     if not missing:
         return
     weights = {number: weight(configuration) for number, configuration in missing}
-    groups = list(_groups(missing, weights))
-    jobs = min(workers.jobs or os.cpu_count() or 1, len(groups))
     local = workers.backend == "loky"
-    one = partial(_answer_group, setting=setting, parent=os.getpid() if local else None)
-    if local and jobs == 1:
-        for group in groups:
-            for number, configuration in group:
-                store.add(question, [(number, answered(configuration, setting))])
-                progress(weights[number])
+    groups = list(_groups(missing, weights))
+    jobs = min(workers.jobs or os.cpu_count() or 1, len(groups)) if local else -1
+    if jobs == 1:
+        for number, configuration in missing:
+            store.add(question, [(number, answered(configuration, setting))])
+            progress(weights[number])
         return
+    one = partial(_answer_group, setting=setting, parent=os.getpid() if local else None)
     with _cluster(workers):
-        for answers in _in_parallel(one, groups, jobs if local else -1):
-            store.add(question, answers)
-            progress(sum(weights[number] for number, _ in answers))
+        while groups:
+            for answers in _in_parallel(one, groups, jobs):
+                store.add(question, answers)
+                progress(sum(weights[number] for number, _ in answers))
+            # What a group had no time for is sent again, one by one.
+            left = store.missing(question)
+            groups = [[(number, question.configurations[number])] for number in left]
 
 
 def _groups(missing: Group, weights: dict[int, int]) -> Iterator[Group]:
@@ -104,7 +109,13 @@ def _groups(missing: Group, weights: dict[int, int]) -> Iterator[Group]:
 def _answer_group(group: Group, setting: Setting, parent: int | None) -> Answers:
     if parent is not None and parent != os.getpid():
         _belong(parent)
-    return [(number, answered(configuration, setting)) for number, configuration in group]
+    found: Answers = []
+    begun = perf_counter()
+    for number, configuration in group:
+        found.append((number, answered(configuration, setting)))
+        if perf_counter() - begun > _GROUP_S:
+            break
+    return found
 
 
 def _belong(parent: int) -> None:

@@ -21,6 +21,7 @@ HEAVY = {"torch", "simpy", "numpy", "scipy", "matplotlib", "sklearn", "pydantic"
 SMALLER = {
     "profile": ["--repeats", "1", "--model", "mlp:2x16"],
     "simulate": ["--batches", "6"],
+    "sweep": ["--batches", "2", "--jobs", "1"],
     "run": ["--batches", "6", "--model", "mlp:16x8", "--runtime", "threads"],
     "bounds": ["--updates", "3", "--seeds", "2"],
 }

@@ -18,8 +18,24 @@ from simcore.workload import Workload
 from tests.cli.conftest import Gradlag, Running, Start
 
 GRID = ("fdg", "adl", "--modules", "1:3", "--accumulation", "1,2", "--batches", 6, "--jobs", 1)
-# About 100 configurations of a tenth of a second each.
-LONG = ("fdg", "--modules", 8, "--batches", 60, "--seed", "0:99", "--jitter", 0.3, "--json")
+# Configurations that take their time whatever the engine: a schedule that is slow to build.
+SLOW = """\
+import time
+
+from simcore.schedules import build
+
+
+def slow(place=0, batches=3):
+    time.sleep(0.03)
+    return build("fdg", modules=2, batches=batches)
+"""
+FILE = """\
+schema = "gradlag.sweep/1"
+schedules = ["own.py:slow"]
+axes = { place = "1:80", jitter = 0.3, seed = 7 }
+"""
+CONFIGURATIONS = 80
+LONG = ("sweep", "--file", "sweep.toml", "--store", "store.sqlite", "--json", "--jobs")
 PATIENCE_S = 60.0
 
 
@@ -154,34 +170,35 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    (tmp_path / "own.py").write_text(SLOW)
+    (tmp_path / "sweep.toml").write_text(FILE)
+    return tmp_path / "store.sqlite"
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_killed_at_any_moment_nothing_finished_is_lost(
-    start: Start, tmp_path: Path, jobs: int
-) -> None:
-    path = tmp_path / "store.sqlite"
-    command = ("sweep", *LONG, "--store", path, "--jobs", jobs)
-    running = start(*command)
-    wait_for_answers(running, path, 5)
+def test_killed_at_any_moment_nothing_finished_is_lost(start: Start, slow: Path, jobs: int) -> None:
+    running = start(*LONG, jobs)
+    wait_for_answers(running, slow, 5)
     workers = children_of(running.pid)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    before = answers(path)
-    assert 5 <= len(before) < 100
+    before = answers(slow)
+    assert 5 <= len(before) < CONFIGURATIONS
     deadline = time.monotonic() + PATIENCE_S
-    while any(Path(f"/proc/{pid}/fd").exists() and alive(pid) for pid in workers):
+    while any(map(alive, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
-    out, err = start(*command).communicate(timeout=PATIENCE_S)
+    out, err = start(*LONG, jobs).communicate(timeout=PATIENCE_S)
     found = json.loads(out)
-    assert f"going on: {len(before)} of 100 answers" in err
-    assert (found["done"], found["configurations"]) == (100, 100)
-    after = answers(path)
+    assert f"going on: {len(before)} of {CONFIGURATIONS} answers" in err
+    assert (found["done"], found["configurations"]) == (CONFIGURATIONS, CONFIGURATIONS)
+    after = answers(slow)
     assert [row for row in after if row[0] in {number for number, *_ in before}] == before
-    build_one = build("fdg", modules=8, batches=60)
-    for number, _, makespan in after[::33]:
-        trace = simulate(build_one, Workload.even(8), jitter=0.3, seed=number)
-        assert makespan == makespan_s(trace)
+    trace = simulate(build("fdg", modules=2, batches=3), Workload.even(2), jitter=0.3, seed=7)
+    assert {makespan for *_, makespan in after} == {makespan_s(trace)}
 
 
 def alive(pid: int) -> bool:
@@ -192,16 +209,15 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(start: Start, tmp_path: Path, jobs: int) -> None:
-    path = tmp_path / "store.sqlite"
-    running = start("sweep", *LONG, "--store", path, "--jobs", jobs)
-    wait_for_answers(running, path, 5)
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(start: Start, slow: Path, jobs: int) -> None:
+    running = start(*LONG, jobs)
+    wait_for_answers(running, slow, 5)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=PATIENCE_S)
-    kept = len(answers(path))
+    kept = f"{len(answers(slow))} of {CONFIGURATIONS} answers are in store.sqlite"
     assert (running.returncode, out) == (130, "")
     assert err.splitlines() == [
-        f"gradlag: {kept} of 100 answers are in {path}: the same command goes on",
+        f"gradlag: {kept}: the same command goes on",
         "gradlag: interrupted",
     ]
 

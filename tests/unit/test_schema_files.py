@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from analysis.sweeps.file import read_sweep_file, sweep_json_schema
 from simcore.cluster import cluster_json_schema, load_cluster
 from simcore.durations import read_variation, samples_json_schema
 from simcore.workload import load_workload, workload_json_schema
@@ -17,11 +18,13 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "workload": workload_json_schema,
     "cluster": cluster_json_schema,
     "samples": samples_json_schema,
+    "sweep": sweep_json_schema,
 }
 LOADERS: dict[str, Callable[[Path], object]] = {
     "gradlag.workload/1": load_workload,
     "gradlag.cluster/1": load_cluster,
     "gradlag.samples/1": lambda path: read_variation(f"samples:{path}"),
+    "gradlag.sweep/1": read_sweep_file,
 }
 
 

@@ -203,7 +203,8 @@ def test_an_answer_is_that_of_the_simulation() -> None:
         ("fdg", {"modules": 5}, Setting(workload=Workload.even(4), workload_file="w.toml"),
          "--modules is 5: must be at most 4, the number of layers in w.toml; give --modules 4 or "
          "less"),
-        ("pipedream", {"modules": 3, "in_flight": (2, 1)}, PLAIN, "in_flight is '2,1': must be one number, or one for each"),
+        ("pipedream", {"modules": 3, "in_flight": (2, 1)}, PLAIN,
+         "in_flight is '2,1': must be one number, or one for each"),
         ("fdg", {"batches": 10**9}, PLAIN, "estimated memory"),
     ],
 )  # fmt: skip
@@ -234,6 +235,27 @@ def test_answers_are_the_same_in_one_process_and_in_several(tmp_path: Path) -> N
 
 def without_time(row: Found) -> Found:
     return replace(row, answer=replace(row.answer, seconds=0.0))
+
+
+def test_a_group_that_takes_long_comes_back_early_and_the_rest_is_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.sweeps.work._GROUP_S", 0.0)
+    sizes: list[int] = []
+
+    def here(one: Any, groups: Any, jobs: int) -> Any:
+        for group in groups:
+            sizes.append(len(group))
+            yield one(group)
+
+    monkeypatch.setattr("analysis.sweeps.work._in_parallel", here)
+    monkeypatch.setattr("analysis.sweeps.work._belong", lambda parent: None)
+    asked = small()
+    found = answers(asked, tmp_path / "one.sqlite", jobs=2)
+    monkeypatch.setattr("analysis.sweeps.work._GROUP_MOST", 3)
+    again = answers(asked, tmp_path / "two.sqlite", jobs=2)
+    assert [without_time(row) for row in found] == [without_time(row) for row in again]
+    assert sizes == [3] * 6 + [1] * 12
 
 
 def test_what_is_known_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

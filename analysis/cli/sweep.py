@@ -25,7 +25,7 @@ __all__ = ["EXAMPLES", "NAME", "command"]
 
 NAME: Final = "sweep"
 EXAMPLES: Final = """\
-# Sixteen numbers of modules, nine ratios of times; it goes on where it was stopped
+# Sixteen numbers of modules, nine ratios; again, it goes on where it was stopped
 gradlag sweep fdg --modules 1:16 --backward-ratio 1:3:0.25 --batches 50
 # Lines over the modules, a colour for each M; plots and tables go to a folder
 gradlag sweep adl --modules 1:4 --accumulation 1,2 --over modules --out out/adl

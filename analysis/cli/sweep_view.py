@@ -15,6 +15,7 @@ __all__ = ["print_sweep"]
 
 _BEST: Final = 10
 _MOST_REASONS: Final = 3
+_MOST_AXES: Final = 4
 
 
 def print_sweep(screen: "Console", document: Mapping[str, Any], found: "Sequence[Found]") -> None:
@@ -23,12 +24,12 @@ def print_sweep(screen: "Console", document: Mapping[str, Any], found: "Sequence
     done = [row for row in found if row.answer.values.get("speedup") is not None]
     best = sorted(done, key=lambda row: -(row.answer.values["speedup"] or 0))[:_BEST]
     sized = any(row.answer.values["peak_bytes"] is not None for row in done)
-    axes = varying(done)
-    columns = ("fastest", "speedup", "makespan", "workers", "mean gap", "largest", "memory")
+    axes = varying(done)[:_MOST_AXES]
+    columns = ("speedup", "makespan", "mean gap", "memory")
+    heads = ("fastest", *(name.replace("_", " ") for name in axes), *columns)
     if best:
-        print_table(
-            screen, columns[: None if sized else -1], [_row(row, axes, sized) for row in best]
-        )
+        rows = [_row(row, axes, sized) for row in best]
+        print_table(screen, heads if sized else heads[:-1], rows)
 
 
 def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -48,19 +49,14 @@ def _facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _row(row: "Found", axes: Sequence[str], sized: bool) -> tuple[str, ...]:
     """An answer, with the values that not all have."""
     values: Mapping[str, Any] = row.answer.values
-    given = {name: place for name in axes if (place := value_of(row, name)) != ""}
-    options = ", ".join(
-        f"{name.replace('_', ' ')} {f'{place:g}' if isinstance(place, float) else place}"
-        for name, place in given.items()
-    )
-    mean, most, memory = values["mean_gap"], values["max_gap"], values["peak_bytes"]
+    places = [value_of(row, name) for name in axes]
+    mean, memory = values["mean_gap"], values["peak_bytes"]
     shown = (
-        f"{row.schedule} ({options})" if options else row.schedule,
+        row.schedule,
+        *(f"{place:g}" if isinstance(place, float) else str(place) for place in places),
         f"{values['speedup']:.2f}x",
         seconds(values["makespan_s"]),
-        str(values["workers"]),
         "-" if mean is None else f"{mean:.2f}",
-        "-" if most is None else str(most),
         "-" if memory is None else size(memory),
     )
     return shown if sized else shown[:-1]

@@ -59,6 +59,7 @@ def draw_heat_maps(view: View, measure: str) -> "Figure":
             _write_cells(axes, table, low, high)
         plain(axes.set_title(schedule, fontsize=10, color=INK, loc="left"))
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
+    for axes in panels[::_COLUMNS]:
         axes.set_ylabel(axis_title(y_axis), fontsize=9, color=INK)
     assert image is not None
     bar = figure.colorbar(image, ax=list(panels), fraction=0.05, pad=0.02)
@@ -94,6 +95,7 @@ def draw_lines(view: View, measure: str) -> "Figure":
         if not _are_numbers(view.places(x_axis)):
             _ticks(axes.set_xticks, view.places(x_axis))
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
+    for axes in panels[::_COLUMNS]:
         axes.set_ylabel(title, fontsize=9, color=INK)
         if axes.lines:
             legend = axes.legend(fontsize=8, frameon=False, ncols=2)
@@ -184,6 +186,6 @@ def _write_cells(axes: "Axes", table: NDArray[np.float64], low: float, high: flo
 
 
 def _head(figure: "Figure", title: str, view: View, remark: str) -> None:
-    fixed = [f"{axis_title(name)} {value}" for name, value in view.fixed.items()]
+    fixed = [f"{axis_title(name)} {_short(value)}" for name, value in view.fixed.items()]
     words = [title, *fixed, *filter(None, [remark])]
     plain(figure.suptitle("; ".join(words), fontsize=9, color=MUTED, x=0.01, ha="left"))

@@ -75,6 +75,7 @@ def sweep(
     local = workers.backend == "loky"
     groups = list(_groups(missing, weights))
     jobs = min(workers.jobs or os.cpu_count() or 1, len(groups)) if local else -1
+    streams = workers.backend != "ray"  # it gives answers back only when all are there
     if jobs == 1:
         for number, configuration in missing:
             store.add(question, [(number, answered(configuration, setting))])
@@ -83,7 +84,7 @@ def sweep(
     one = partial(_answer_group, setting=setting, parent=os.getpid() if local else None)
     with _cluster(workers):
         while groups:
-            for answers in _in_parallel(one, groups, jobs):
+            for answers in _in_parallel(one, groups, jobs, streams):
                 store.add(question, answers)
                 progress(sum(weights[number] for number, _ in answers))
             # What a group had no time for is sent again, one by one.
@@ -129,15 +130,20 @@ def _belong(parent: int) -> None:
 
 
 def _in_parallel(
-    one: Callable[[Group], Answers], groups: Sequence[Group], jobs: int
+    one: Callable[[Group], Answers], groups: Sequence[Group], jobs: int, streams: bool
 ) -> Iterator[Answers]:
-    """The answers of groups, in the order in which they come."""
+    """The answers of groups, in the order in which they come; few at a time if none streams."""
     # Imported here, because it takes a while and only sweeps need it.
-    from joblib import Parallel, delayed
+    from joblib import Parallel, delayed, effective_n_jobs
 
+    if not streams:
+        step = 2 * effective_n_jobs(-1)
+        parallel = Parallel(n_jobs=-1, batch_size=1)
+        for begin in range(0, len(groups), step):
+            yield from parallel(delayed(one)(group) for group in groups[begin : begin + step])
+        return
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    found: Iterator[Answers] = parallel(delayed(one)(group) for group in groups)
-    return found
+    yield from parallel(delayed(one)(group) for group in groups)
 
 
 @contextmanager

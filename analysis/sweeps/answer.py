@@ -77,9 +77,10 @@ def answered(configuration: Configuration, setting: Setting) -> Answer:
     try:
         values, block_gaps = _values(configuration, setting)
     except GradlagError as error:
-        state: Literal["refused", "failed"] = (
-            "refused" if isinstance(error, InputError) else "failed"
-        )
+        state: Literal["refused", "failed"] = "failed"
+        if isinstance(error, InputError):
+            what = FLAGS.get(error.what, error.what)
+            state, error = "refused", InputError(what, error.value, error.rule, error.remedy)
         reason = str(error).partition("\n")[0]
         return Answer(state, reason, {}, (), perf_counter() - begun)
     return Answer("done", None, values, block_gaps, perf_counter() - begun)

@@ -204,7 +204,7 @@ def test_an_answer_is_that_of_the_simulation() -> None:
          "--modules is 5: must be at most 4, the number of layers in w.toml; give --modules 4 or "
          "less"),
         ("pipedream", {"modules": 3, "in_flight": (2, 1)}, PLAIN,
-         "in_flight is '2,1': must be one number, or one for each"),
+         "--in-flight is '2,1': must be one number, or one for each"),
         ("fdg", {"batches": 10**9}, PLAIN, "estimated memory"),
     ],
 )  # fmt: skip
@@ -384,7 +384,7 @@ def test_csv_has_a_row_for_each_configuration(study: list[Found], tmp_path: Path
         assert row["backward_ratio"] == str(found.numbers.get("backward_ratio", ""))
         assert row["speedup"] == str(found.answer.values.get("speedup", ""))
     assert (rows[-1]["state"], rows[-1]["in_flight"]) == ("refused", "2,1")
-    assert rows[-1]["reason"].startswith("in_flight is")
+    assert rows[-1]["reason"].startswith("--in-flight is")
     assert rows[0]["mean_gap_1"] == str(study[0].answer.block_gaps[0])
 
 

@@ -1,0 +1,145 @@
+"""How long sweeps of many configurations and Monte-Carlo studies of many replicas take."""
+
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, Final
+
+from analysis.sweeps.answer import answered
+from analysis.sweeps.question import Configuration, Question, Setting, Sweep, configurations
+from analysis.sweeps.store import Store
+from analysis.sweeps.work import Workers, sweep
+from executor.hygiene import CpuWatch
+from simcore.monte_carlo import monte_carlo
+from simcore.schedules import build
+from simcore.simulator import ENGINE, simulate
+from simcore.workload import Workload
+from tests.benchmarks.command import main
+from tests.benchmarks.harness import Case, Phase, Rounds, Scale, paired
+from tests.benchmarks.results import Cell, Phases, Result, Target
+
+__all__ = ["grid", "measure"]
+
+QUESTION: Final = (
+    "How long does a study take, with the store of its answers: 10,000 configurations (methods x "
+    "modules or layers x accumulation x ratio of times x forward and backward threads, 50 batches) "
+    "on all cores, and 1,000 replicas of 16 workers x 1,000 batches with random times, beside as "
+    "many simulations one after the other?"
+)
+_SWEEP_S, _REPLICAS_S = 60.0, 5.0
+_JITTER: Final = 0.2
+_SAMPLED: Final = 100  # configurations that are simulated one after the other
+_STEP: Final = Fraction(1, 16)
+
+
+def grid(least: int, most: int, batches: int) -> tuple[Configuration, ...]:
+    """At least so many configurations of eight methods, of up to so many modules or layers."""
+    sizes, threads = tuple(range(1, most + 1)), (1, 2, 3)
+    methods = ("bp", "gpipe", "1f1b", "pipedream", "ddg", "fdg", "adl", "dsp")
+    chosen = [(name, {}) for name in (*methods, "async-lu", "async-bu")]
+
+    def asked(ratios: int) -> Sweep:
+        axes = {
+            "modules": sizes,
+            "layers": sizes,
+            "accumulation": (1, 2, 4, 8),
+            "forward_threads": threads[:2],
+            "backward_threads": threads,
+            "backward_ratio": [1 + step * _STEP for step in range(ratios)],
+            "batches": (batches,),
+        }
+        return Sweep(chosen, axes)  # type: ignore[arg-type]
+
+    of_one = len(configurations(asked(1), Setting()))
+    return configurations(asked(-(-least // of_one)), Setting())
+
+
+def measure(scale: Scale) -> Result:
+    """The time of both studies."""
+    asked = grid(60, 3, 4) if scale.tiny else grid(10_000, 16, 50)
+    runs = 20 if scale.tiny else 1000
+    schedule = build("fdg", modules=4 if scale.tiny else 16, batches=10 if scale.tiny else 1000)
+    blocks = Workload.even(schedule.blocks)
+    sample = asked[:: max(1, len(asked) // _SAMPLED)]
+
+    def replicas() -> int:
+        monte_carlo(schedule, blocks, runs=runs, jitter=_JITTER)
+        return runs
+
+    def one_replica() -> int:
+        simulate(schedule, blocks, jitter=_JITTER)
+        return 1
+
+    def one_by_one() -> int:
+        for each in sample:
+            answered(each, Setting())
+        return len(sample)
+
+    cases: dict[str, Case] = {
+        # Processes that answer are no others, and how much they took is not known.
+        "sweep": _phase(lambda: _sweep(asked), watch=False),
+        "configurations": _phase(one_by_one),
+        "replicas": _phase(replicas),
+        "replica": _phase(one_replica),
+    }
+    rounds = paired(cases, scale)
+    rows = [
+        _row("sweep of configurations", "sweep", "configurations", len(asked), rounds),
+        _row("Monte-Carlo replicas", "replicas", "replica", runs, rounds),
+    ]
+    targets = [
+        Target("seconds for 10,000 configurations", _SWEEP_S, _seconds(rows[0]), at_least=False),
+        Target("seconds for 1,000 replicas", _REPLICAS_S, _seconds(rows[1]), at_least=False),
+    ]
+    notes = (
+        f"The engine is {ENGINE}. One by one is the mean of {len(sample)} configurations over the "
+        "grid in one process, without a store. The sweep starts its processes in its first round. "
+        "Where operations have a fixed order, replicas are one max-plus recurrence over arrays, "
+        "beside one simulation by the engine.",
+    )
+    return Result("sweeps", QUESTION, rows, Phases.of(rounds), () if scale.tiny else targets, notes)
+
+
+def _phase(work: Callable[[], int], watch: bool = True) -> Case:
+    """A phase of which one item is a configuration or a replica."""
+
+    def run() -> Phase:
+        watched, begun = CpuWatch(), perf_counter()
+        count = work()
+        spent = perf_counter() - begun
+        return Phase(spent / count, watched.other_share() if watch else None)
+
+    return run
+
+
+def _sweep(asked: Sequence[Configuration]) -> int:
+    setting = Setting()
+    question = Question.of(asked, setting)
+    with TemporaryDirectory() as folder, Store.open(Path(folder) / "store.sqlite") as store:
+        store.begin(question)
+        sweep(question, setting, store, Workers(os.cpu_count()))
+        assert not store.missing(question)
+    return len(asked)
+
+
+def _row(study: str, name: str, single: str, count: int, rounds: Rounds) -> dict[str, Cell]:
+    each_s = rounds.batch_s(name)
+    return {
+        "study": study,
+        "of": count,
+        "time, s": each_s * count,
+        "each, ms": 1000 * each_s,
+        "one by one, ms": 1000 * rounds.batch_s(single),
+        "one by one over study": rounds.ratio(single, name),
+    }
+
+
+def _seconds(row: dict[str, Any]) -> float:
+    return float(row["time, s"])
+
+
+if __name__ == "__main__":
+    main(measure)

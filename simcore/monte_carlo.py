@@ -19,6 +19,7 @@ from simcore.costs import Costs
 from simcore.draws import computations, drawn
 from simcore.durations import Variations, chosen
 from simcore.errors import InputError
+from simcore.processes import follow
 from simcore.schedule import Schedule
 from simcore.simulator import simulate
 from simcore.staleness import gap_summaries
@@ -128,7 +129,7 @@ def monte_carlo(
             reason = str(error)
     one = partial(
         _simulated, schedule=schedule, blocks=blocks, cluster=cluster, jitter=jitter,
-        variation=variation,
+        variation=variation, parent=os.getpid(),
     )  # fmt: skip
     rows = [_row(first), *_one_by_one(one, seeds[1:], len(first.spans), jobs, tell)]
     ticks, lost, means, most = zip(*rows, strict=True)
@@ -191,7 +192,9 @@ def _simulated(
     cluster: Cluster,
     jitter: float,
     variation: Variations | None,
+    parent: int,
 ) -> list[_Row]:
+    follow(parent)
     run = partial(simulate, schedule, blocks, cluster, jitter=jitter, variation=variation)
     return [_row(run(seed=seed)) for seed in seeds]
 

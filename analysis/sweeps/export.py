@@ -9,6 +9,7 @@ from typing import Any
 from analysis.sweeps.answer import MEASURES
 from analysis.sweeps.store import Found
 from simcore.files import write_whole
+from simcore.schedules import find
 
 __all__ = ["columns", "write_csv", "write_parquet"]
 
@@ -23,7 +24,7 @@ def columns(rows: Sequence[Found]) -> dict[str, list[Any]]:
     numbers = list(dict.fromkeys(name for row in rows for name in row.numbers))
     found: dict[str, list[Any]] = {"schedule": [row.schedule for row in rows]}
     for name in options:
-        found[name] = [_plain(row.options.get(name)) for row in rows]
+        found[name] = [_plain(row, name) for row in rows]
     for name in numbers:
         found[name] = [row.numbers.get(name) for row in rows]
     found["state"] = [row.answer.state for row in rows]
@@ -39,7 +40,11 @@ def columns(rows: Sequence[Found]) -> dict[str, list[Any]]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(row: Found, name: str) -> Any:
+    """The value of an option; an option that is there but without a value says what that means."""
+    value = row.options.get(name)
+    if name in row.options and value is None:
+        return find(row.schedule).option(name).absent
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 

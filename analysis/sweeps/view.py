@@ -63,9 +63,13 @@ def value_of(row: Found, axis: str) -> Place:
         value = row.options.get(axis, defaults.get(axis))
     else:
         return ""
-    if isinstance(value, bool) or value is None or not isinstance(value, int | float | str):
-        return "unbounded" if value is None else str(value).lower()
-    return value
+    if value is None:
+        return "unbounded" if axis in NUMBERS else find(row.schedule).option(axis).absent
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float | str):
+        return value
+    return ",".join(map(str, value))
 
 
 def varying(rows: Sequence[Found]) -> tuple[str, ...]:

@@ -1,10 +1,8 @@
 """Answering many configurations: on all cores, or on a cluster through joblib's back ends."""
 
-import ctypes
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -15,6 +13,7 @@ from analysis.sweeps.question import Configuration, Question, Setting
 from analysis.sweeps.store import Store
 from simcore.errors import GradlagError, InputError
 from simcore.estimate import estimate
+from simcore.processes import follow
 
 __all__ = ["Backend", "Workers", "sweep", "weight"]
 
@@ -23,7 +22,6 @@ __all__ = ["Backend", "Workers", "sweep", "weight"]
 _GROUP_OPERATIONS: Final = 20_000
 _GROUP_MOST: Final = 32
 _GROUP_S: Final = 0.5  # after which a group comes back with what it has
-_PARENT_DEATH_SIGNAL: Final = 1  # prctl's PR_SET_PDEATHSIG
 
 Backend = Literal["loky", "dask", "ray"]
 Group = Sequence[tuple[int, Configuration]]
@@ -108,8 +106,8 @@ def _groups(missing: Group, weights: dict[int, int]) -> Iterator[Group]:
 
 
 def _answer_group(group: Group, setting: Setting, parent: int | None) -> Answers:
-    if parent is not None and parent != os.getpid():
-        _belong(parent)
+    if parent is not None:
+        follow(parent)
     found: Answers = []
     begun = perf_counter()
     for number, configuration in group:
@@ -117,16 +115,6 @@ def _answer_group(group: Group, setting: Setting, parent: int | None) -> Answers
         if perf_counter() - begun > _GROUP_S:
             break
     return found
-
-
-def _belong(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and go with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Another C library may not have it; then a worker without work ends by itself after a while.
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _in_parallel(

@@ -249,7 +249,6 @@ def test_a_group_that_takes_long_comes_back_early_and_the_rest_is_sent_again(
             yield one(group)
 
     monkeypatch.setattr("analysis.sweeps.work._in_parallel", here)
-    monkeypatch.setattr("analysis.sweeps.work._belong", lambda parent: None)
     asked = small()
     found = answers(asked, tmp_path / "one.sqlite", jobs=2)
     monkeypatch.setattr("analysis.sweeps.work._GROUP_MOST", 3)
@@ -409,6 +408,20 @@ def test_axes_that_vary_and_values_of_those_that_do_not(study: list[Found]) -> N
     assert value_of(study[0], "accumulation") == ""
     assert value_of(study[0], "jitter") == 0.0
     assert value_of(study[0], "recompute") == "false"
+
+
+def test_values_that_are_no_numbers_have_a_text(tmp_path: Path) -> None:
+    asked = [
+        Configuration("async-lu", {"layers": 2, "batches": 5, "queue_capacity": None}),
+        Configuration("async-lu", {"layers": 2, "batches": 5, "queue_capacity": 1}),
+        Configuration("pipedream", {"modules": 2, "batches": 5, "in_flight": (2, 1)}),
+    ]
+    rows = answers(asked, tmp_path / "store.sqlite", jobs=1)
+    assert [value_of(row, "queue_capacity") for row in rows] == ["unbounded", 1, ""]
+    assert value_of(rows[2], "in_flight") == "2,1"
+    assert columns(rows)["queue_capacity"] == ["unbounded", 1, None]
+    assert columns(rows)["in_flight"] == [None, None, "2,1"]
+    assert varying(rows) == ("queue_capacity",)
 
 
 def test_other_axes_have_their_first_value_or_the_one_that_is_chosen(study: list[Found]) -> None:

@@ -110,9 +110,10 @@ def view(rows: Sequence[Found], over: Sequence[str], where: Mapping[str, str]) -
         fixed[name] = places[0]
     for name in moving:
         if name not in axes and name not in fixed:
-            first = next(place for row in kept if (place := value_of(row, name)) != "")
-            fixed[name] = first
-            kept = [row for row in kept if value_of(row, name) in (first, "")]
+            places = [place for row in kept if (place := value_of(row, name)) != ""]
+            if places:
+                fixed[name] = places[0]
+                kept = [row for row in kept if value_of(row, name) in (places[0], "")]
     return View(tuple(kept), axes, fixed)
 
 

@@ -431,6 +431,8 @@ def test_other_axes_have_their_first_value_or_the_one_that_is_chosen(study: list
     found = view(study, ("modules",), {"accumulation": "2", "backward_ratio": "5/2"})
     assert found.fixed == {"accumulation": 2, "backward_ratio": 2.5}
     assert {row.options.get("accumulation", 2) for row in found.rows} == {2}
+    found = view(study, ("modules",), {"schedule": "fdg"})
+    assert found.fixed == {"schedule": "fdg", "backward_ratio": 1.0}
     with pytest.raises(InputError, match="axis is 'module': must be one of modules, batches"):
         view(study, ("module",), {})
     with pytest.raises(InputError, match="--where modules is '9'"):

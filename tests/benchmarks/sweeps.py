@@ -39,10 +39,12 @@ def grid(least: int, most: int, batches: int) -> tuple[Configuration, ...]:
     """At least so many configurations of eight methods, of up to so many modules or layers."""
     sizes, threads = tuple(range(1, most + 1)), (1, 2, 3)
     methods = ("bp", "gpipe", "1f1b", "pipedream", "ddg", "fdg", "adl", "dsp")
-    chosen = [(name, {}) for name in (*methods, "async-lu", "async-bu")]
+    chosen: list[tuple[str, dict[str, Any]]] = [
+        (name, {}) for name in (*methods, "async-lu", "async-bu")
+    ]
 
     def asked(ratios: int) -> Sweep:
-        axes = {
+        axes: dict[str, Sequence[Any]] = {
             "modules": sizes,
             "layers": sizes,
             "accumulation": (1, 2, 4, 8),
@@ -51,7 +53,7 @@ def grid(least: int, most: int, batches: int) -> tuple[Configuration, ...]:
             "backward_ratio": [1 + step * _STEP for step in range(ratios)],
             "batches": (batches,),
         }
-        return Sweep(chosen, axes)  # type: ignore[arg-type]
+        return Sweep(chosen, axes)
 
     of_one = len(configurations(asked(1), Setting()))
     return configurations(asked(-(-least // of_one)), Setting())

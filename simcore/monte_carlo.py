@@ -19,7 +19,7 @@ from simcore.costs import Costs
 from simcore.draws import computations, drawn
 from simcore.durations import Variations, chosen
 from simcore.errors import InputError
-from simcore.processes import follow
+from simcore.processes import deaf, follow
 from simcore.schedule import Schedule
 from simcore.simulator import simulate
 from simcore.staleness import gap_summaries
@@ -227,7 +227,8 @@ def _in_processes(
     from joblib import Parallel, delayed
 
     parallel = Parallel(n_jobs=jobs, return_as="generator", batch_size=1)
-    return parallel(delayed(one)(group) for group in groups)
+    with deaf():  # it is called, and with it starts processes, before the first answer is asked for
+        return parallel(delayed(one)(group) for group in groups)
 
 
 def _replicas(

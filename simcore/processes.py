@@ -3,12 +3,28 @@
 import ctypes
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import Final
 
-__all__ = ["follow"]
+__all__ = ["deaf", "follow"]
 
 _PARENT_DEATH_SIGNAL: Final = 1  # prctl's PR_SET_PDEATHSIG
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Processes that are started within never hear Ctrl-C, this one only afterwards.
+
+    `follow` comes too late for a process that is still importing.
+    """
+    resource_tracker.ensure_running()  # started later, it would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def follow(parent: int) -> None:

@@ -13,7 +13,7 @@ from analysis.sweeps.question import Configuration, Question, Setting
 from analysis.sweeps.store import Store
 from simcore.errors import GradlagError, InputError
 from simcore.estimate import estimate
-from simcore.processes import follow
+from simcore.processes import deaf, follow
 
 __all__ = ["Backend", "Workers", "sweep", "weight"]
 
@@ -131,7 +131,9 @@ def _in_parallel(
             yield from parallel(delayed(one)(group) for group in groups[begin : begin + step])
         return
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-    yield from parallel(delayed(one)(group) for group in groups)
+    with deaf():  # the call starts processes
+        answers = parallel(delayed(one)(group) for group in groups)
+    yield from answers
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -221,6 +221,19 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(start: Start, slow: Path, job
         f"gradlag: {kept}: the same command goes on",
         "gradlag: interrupted",
     ]
+
+
+def test_only_the_command_hears_ctrl_c(start: Start, slow: Path) -> None:
+    """Not its processes, from their start on: they would fail, or print where they were."""
+    running = start(*LONG, 2)
+    while running.poll() is None:
+        for child in children_of(running.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+        time.sleep(0.02)
+    out, err = running.communicate(timeout=PATIENCE_S)
+    assert (running.returncode, err) == (0, "")
+    assert json.loads(out)["done"] == CONFIGURATIONS
 
 
 # Many runs of one simulation

@@ -17,11 +17,11 @@ from simcore.processes import deaf, follow
 
 __all__ = ["Backend", "Workers", "sweep", "weight"]
 
-# Operations of a group of configurations: enough that sending it costs nothing beside it, and so
-# few that little is lost when all is killed. The SimPy engine takes a quarter of a second.
-_GROUP_OPERATIONS: Final = 20_000
+# Operations of a group of configurations: enough that sending it costs nothing beside it, also for
+# the compiled engine.
+_GROUP_OPERATIONS: Final = 100_000
 _GROUP_MOST: Final = 32
-_GROUP_S: Final = 0.5  # after which a group comes back with what it has
+_GROUP_S: Final = 0.5  # after which a group comes back with what it has: no more is lost by a kill
 
 Backend = Literal["loky", "dask", "ray"]
 Group = Sequence[tuple[int, Configuration]]

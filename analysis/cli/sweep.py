@@ -106,16 +106,27 @@ class PictureFlags:
             fixed[_name(name)] = value.strip()
         if self.colour is not None:
             over = (*over, _name(self.colour))
-        return Pictures(over, self.colour is not None, fixed)
+        first = "--over" if over else "--where" if fixed else None
+        return Pictures(over, self.colour is not None, fixed, first)
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """The axes of the pictures, whether they are lines in any case, and values of other axes."""
+    """The axes of the pictures, whether they are lines in any case, and values of other axes.
+
+    `asked` is a flag that asks for pictures, if one was given.
+    """
 
     over: tuple[str, ...]
     lines: bool
     where: Mapping[str, str]
+    asked: str | None
+
+    def check(self, question: "Question") -> None:
+        """Raise `InputError` for axes and values that the configurations do not have."""
+        from analysis.sweeps.view import unanswered, view
+
+        view(unanswered(question.configurations), self.over, self.where)
 
     def draw(self, rows: "Sequence[Found]") -> "Mapping[str, Figure]":
         """The pictures of what was found, by the names of their files."""
@@ -175,6 +186,11 @@ def command(
         schedules, options, cost_flags, link_flags, others, work_flags.file, limit
     )
     question = Question.of(configurations(asked, setting), setting)
+    if pictures.asked and out is None:
+        rule, remedy = "needs a folder for the pictures", "give --out DIR as well"
+        raise InputError(pictures.asked, "given", rule, remedy)
+    if out is not None:
+        pictures.check(question)
     path = folder(out, _FILES)
     with Store.open(work_flags.store) as store:
         taken_over = store.begin(question)

@@ -19,7 +19,7 @@ from analysis.plots_style import (
 )
 from analysis.sweeps.answer import MEASURES
 from analysis.sweeps.store import Found
-from analysis.sweeps.view import Place, View, axis_title, value_of
+from analysis.sweeps.view import SCHEDULE, Place, View, axis_title, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,17 +38,21 @@ _UNITS: Final = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 def draw_heat_maps(view: View, measure: str) -> "Figure":
     """Draw a measure over the view's two axes, a panel for each schedule, all in one scale.
 
-    Cells are as wide for small as for large values; those without a value are grey.
+    Cells are as wide for small as for large values; those without a value are grey. A schedule
+    without one of the axes is named instead.
     """
     x_axis, y_axis = view.over
+    shown: tuple[str | None, ...] = (None,)
+    if SCHEDULE not in view.over:
+        shown = tuple(dict.fromkeys(r.schedule for r in view.rows if value_of(r, y_axis) != ""))
     xs, ys = view.places(x_axis), view.places(y_axis)
     scale, title = _scaled(view.rows, measure)
-    tables = [_table(view, schedule, measure) * scale for schedule in view.schedules()]
+    tables = [_table(view, schedule, measure) * scale for schedule in shown]
     figure, panels = _panels(len(tables))
     known = np.concatenate([table[~np.isnan(table)] for table in tables])
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     image = None
-    for axes, table, schedule in zip(panels, tables, view.schedules(), strict=True):
+    for axes, table, schedule in zip(panels, tables, shown, strict=True):
         axes.set_facecolor(FAINT)
         masked = np.ma.masked_invalid(table)
         image = axes.imshow(masked, origin="lower", aspect="auto", vmin=low, vmax=high)
@@ -57,7 +61,7 @@ def draw_heat_maps(view: View, measure: str) -> "Figure":
         _ticks(axes.set_yticks, ys)
         if table.size <= _SHOWN_CELLS:
             _write_cells(axes, table, low, high)
-        plain(axes.set_title(schedule, fontsize=10, color=INK, loc="left"))
+        plain(axes.set_title(schedule or "", fontsize=10, color=INK, loc="left"))
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
     for axes in panels[::_COLUMNS]:
         axes.set_ylabel(axis_title(y_axis), fontsize=9, color=INK)
@@ -66,7 +70,9 @@ def draw_heat_maps(view: View, measure: str) -> "Figure":
     bar.set_label(title, fontsize=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=INK)
     grey = any(np.isnan(table).any() for table in tables)
-    _head(figure, title, view, "grey: no such configuration, or refused" if grey else "")
+    remark = "grey: no such configuration, or refused" if grey else ""
+    without = [name for name in view.schedules() if name not in shown and None not in shown]
+    _head(figure, title, view, remark, _lacking(y_axis, without))
     return figure
 
 
@@ -76,19 +82,22 @@ def draw_lines(view: View, measure: str) -> "Figure":
     With a second axis, lines are its values and each schedule has a panel; else lines are
     schedules.
     """
-    x_axis, by = view.over[0], view.over[1] if len(view.over) > 1 else "schedule"
+    x_axis, by = view.over[0], view.over[1] if len(view.over) > 1 else SCHEDULE
     scale, title = _scaled(view.rows, measure)
-    schedules = view.schedules() if by != "schedule" else (None,)
+    schedules = view.schedules() if by != SCHEDULE else (None,)
     figure, panels = _panels(len(schedules), share=True)
     for axes, schedule in zip(panels, schedules, strict=True):
         rows = [row for row in view.rows if schedule in (None, row.schedule)]
         for number, value in enumerate(view.places(by)):
             chosen = [row for row in rows if value_of(row, by) == value]
-            label = f"{value}" if schedule is None else f"{axis_title(by)} {value}"
+            label = f"{_short(value)}" if schedule is None else f"{axis_title(by)} {_short(value)}"
             _line(axes, _points(chosen, view, measure, scale), number, label)
-        # A schedule without the second axis has one line.
+        if axes.lines:
+            legend = axes.legend(fontsize=8, frameon=False, ncols=2)
+            set_plain(legend.get_texts())
+        # A schedule without the second axis has one line, which needs no name.
         without = [row for row in rows if value_of(row, by) == ""]
-        _line(axes, _points(without, view, measure, scale), 0, f"{schedule}")
+        _line(axes, _points(without, view, measure, scale), 0, f"_{schedule}")
         tidy(axes, grid="both")
         if schedule is not None:
             plain(axes.set_title(schedule, fontsize=10, color=INK, loc="left"))
@@ -97,10 +106,7 @@ def draw_lines(view: View, measure: str) -> "Figure":
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
     for axes in panels[::_COLUMNS]:
         axes.set_ylabel(title, fontsize=9, color=INK)
-        if axes.lines:
-            legend = axes.legend(fontsize=8, frameon=False, ncols=2)
-            set_plain(legend.get_texts())
-    _head(figure, title, view, "")
+    _head(figure, title, view)
     return figure
 
 
@@ -130,14 +136,14 @@ def _line(axes: "Axes", points: Sequence[tuple[float, float]], number: int, labe
     axes.plot(xs, ys, color=style.colour, linestyle=style.dashes, marker=dots, ms=3, label=label)
 
 
-def _table(view: View, schedule: str, measure: str) -> NDArray[np.float64]:
-    """The measure in one schedule, shape (values of the second axis, of the first); nan: none."""
+def _table(view: View, schedule: str | None, measure: str) -> NDArray[np.float64]:
+    """The measure in one schedule or all, shape (values of second axis, of first); nan: none."""
     xs, ys = view.places(view.over[0]), view.places(view.over[1])
     table = np.full((len(ys), len(xs)), np.nan)
     for row in view.rows:
         x, y = value_of(row, view.over[0]), value_of(row, view.over[1])
         value = row.answer.values.get(measure)
-        if row.schedule == schedule and value is not None and "" not in (x, y):
+        if schedule in (None, row.schedule) and value is not None and "" not in (x, y):
             table[ys.index(y), xs.index(x)] = value
     return table
 
@@ -185,7 +191,12 @@ def _write_cells(axes: "Axes", table: NDArray[np.float64], low: float, high: flo
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
 
-def _head(figure: "Figure", title: str, view: View, remark: str) -> None:
+def _lacking(axis: str, schedules: Sequence[str]) -> str:
+    return f"{', '.join(schedules)} without {axis_title(axis)}" if schedules else ""
+
+
+def _head(figure: "Figure", title: str, view: View, *remarks: str) -> None:
     fixed = [f"{axis_title(name)} {_short(value)}" for name, value in view.fixed.items()]
-    words = [title, *fixed, *filter(None, [remark])]
+    said = filter(None, (*remarks, _lacking(view.over[0], view.without)))
+    words = [title, *fixed, *said]
     plain(figure.suptitle("; ".join(words), fontsize=9, color=MUTED, x=0.01, ha="left"))

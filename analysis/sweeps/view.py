@@ -5,13 +5,24 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Final
 
-from analysis.sweeps.answer import MEASURES
-from analysis.sweeps.question import NUMBERS
+from analysis.sweeps.answer import MEASURES, Answer
+from analysis.sweeps.question import NUMBERS, Configuration
 from analysis.sweeps.store import Found
 from simcore.errors import InputError
 from simcore.schedules import find
 
-__all__ = ["DRAWN", "Place", "View", "axis_title", "drawn_measures", "value_of", "varying", "view"]
+__all__ = [
+    "DRAWN",
+    "SCHEDULE",
+    "Place",
+    "View",
+    "axis_title",
+    "drawn_measures",
+    "unanswered",
+    "value_of",
+    "varying",
+    "view",
+]
 
 Place = int | float | str  # a value of an axis; what is no number is a text
 
@@ -25,19 +36,21 @@ _TITLES: Final = {
     "batches": "mini-batches",
 }
 DRAWN: Final = ("speedup", "gap", "memory")
-_SCHEDULE: Final = "schedule"
+SCHEDULE: Final = "schedule"  # an axis like any other
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """Rows of a study that differ in the axes `over` and in the schedule alone.
 
-    `fixed` are the values that were chosen of the other axes.
+    All have the first of these axes. `fixed` are the values that were chosen of the other axes,
+    `without` the schedules that have not the first axis.
     """
 
     rows: tuple[Found, ...]
     over: tuple[str, ...]
     fixed: Mapping[str, Place]
+    without: tuple[str, ...]
 
     def schedules(self) -> tuple[str, ...]:
         """The schedules, in the order of the rows."""
@@ -53,7 +66,7 @@ class View:
 
 def value_of(row: Found, axis: str) -> Place:
     """A row's value on an axis, that of its schedule's default if need be; "" for none."""
-    if axis == _SCHEDULE:
+    if axis == SCHEDULE:
         return row.schedule
     defaults: Mapping[str, Any] = find(row.schedule).defaults
     if axis in NUMBERS:
@@ -90,31 +103,47 @@ def view(rows: Sequence[Found], over: Sequence[str], where: Mapping[str, str]) -
 
     `where` fixes other axes, as `accumulation=2`; those that are left have their first value.
 
-    Raises `InputError` for an axis that no row has, or a value that none has.
+    Raises `InputError` for an axis that no row has, a value that none has, or two axes that no row
+    has both.
     """
     known = dict.fromkeys(name for row in rows for name in (*row.options, *row.numbers))
-    moving = varying(rows)
     for name in (*over, *where):
-        if name not in known and name != _SCHEDULE:
-            rule = f"must be one of {', '.join((*known, _SCHEDULE))}"
+        if name not in known and name != SCHEDULE:
+            rule = f"must be one of {', '.join((*known, SCHEDULE))}"
             raise InputError("axis", name, rule, "choose among what was given")
-    axes = tuple(over) or tuple(name for name in moving if name not in where)[:2] or (_SCHEDULE,)
     kept, fixed = list(rows), dict[str, Place]()
     for name, text in where.items():
         kept = [row for row in kept if _is(value_of(row, name), text)]
         places = [place for row in kept if (place := value_of(row, name)) != ""]
         if not places:
-            there = ", ".join(map(str, dict.fromkeys(value_of(row, name) for row in rows)))
-            rule = f"must be one of its values, {there}"
+            there = dict.fromkeys(f"{value_of(row, name)}" for row in rows)
+            rule = f"must be one of its values, {', '.join(filter(None, there))}"
             raise InputError(f"--where {name}", text, rule, "choose one")
         fixed[name] = places[0]
-    for name in moving:
+    axes = tuple(over) or _first_axes(kept, where)
+    schedules = dict.fromkeys(row.schedule for row in kept)
+    if not any(all(value_of(row, name) != "" for name in axes) for row in kept):
+        rule = f"must be axes of one schedule among {', '.join(schedules)}"
+        raise InputError("axes", ", ".join(axes), rule, "choose others")
+    kept = [row for row in kept if value_of(row, axes[0]) != ""]
+    for name in varying(kept):
         if name not in axes and name not in fixed:
             places = [place for row in kept if (place := value_of(row, name)) != ""]
-            if places:
+            if places:  # else what has it went with another axis
                 fixed[name] = places[0]
                 kept = [row for row in kept if value_of(row, name) in (places[0], "")]
-    return View(tuple(kept), axes, fixed)
+    without = schedules.keys() - {row.schedule for row in kept}
+    return View(tuple(kept), axes, fixed, tuple(sorted(without)))
+
+
+def _first_axes(rows: Sequence[Found], where: Mapping[str, str]) -> tuple[str, ...]:
+    """The first axis that varies, and the next one of a schedule that has the first."""
+    moving = [name for name in varying(rows) if name not in where]
+    if not moving:
+        return (SCHEDULE,)
+    having = [row for row in rows if value_of(row, moving[0]) != ""]
+    others = [name for name in varying(having) if name not in (*where, moving[0])]
+    return (moving[0], *others[:1])
 
 
 def _is(place: Place, text: str) -> bool:
@@ -124,6 +153,21 @@ def _is(place: Place, text: str) -> bool:
         return Fraction(text) == Fraction(str(place))
     except (ValueError, ZeroDivisionError):
         return False
+
+
+def unanswered(configurations: Sequence[Configuration]) -> list[Found]:
+    """The rows of a study that knows no answer yet, which have its axes already."""
+    nothing = Answer("refused", None, {}, (), 0.0)
+    return [
+        Found(
+            number,
+            each.schedule,
+            dict(each.options),
+            {name: float(value) for name, value in each.numbers.items()},
+            nothing,
+        )
+        for number, each in enumerate(configurations)
+    ]
 
 
 def axis_title(axis: str) -> str:

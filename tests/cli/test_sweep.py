@@ -118,6 +118,9 @@ def test_a_file_with_a_grid_and_single_configurations(gradlag: Gradlag, tmp_path
         ("fdg --over modules,batches,jitter", ("--over is", "one axis or two")),
         ("fdg --colour modules", ("--colour is 'modules'", "--over")),
         ("fdg --where modules", ("--where is 'modules'", "AXIS=VALUE")),
+        ("fdg --modules 1,2 --over modules", ("--over is 'given'", "--out")),
+        ("fdg --modules 1,2 --over moduls --out o", ("axis is 'moduls'", "modules")),
+        ("fdg --modules 1,2 --where modules=3 --out o", ("--where modules is '3'", "1, 2")),
         ("fdg --store .", ("--store is '.'", "SQLite")),
         ("fdg --file none.toml", ("file is 'none.toml'", "readable")),
         ("--file bad.toml", ("bad.toml: axes.moduls is '2'", "not an option of fdg")),
@@ -132,7 +135,9 @@ def test_bad_input(gradlag: Gradlag, tmp_path: Path, words: str, parts: tuple[st
     (tmp_path / "odd.toml").write_text(
         head + 'schedules = ["fdg"]\naxes = { modules = [2, { a = 1 }] }\n'
     )
+    before = sorted(tmp_path.iterdir())
     gradlag("sweep", *words.split()).refused(*parts)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # Survival

@@ -27,7 +27,7 @@ from analysis.sweeps.question import (
     configurations,
 )
 from analysis.sweeps.store import Found, Store
-from analysis.sweeps.view import drawn_measures, value_of, varying, view
+from analysis.sweeps.view import drawn_measures, unanswered, value_of, varying, view
 from analysis.sweeps.work import Workers, sweep
 from simcore import metrics
 from simcore.cluster import Cluster
@@ -434,10 +434,23 @@ def test_other_axes_have_their_first_value_or_the_one_that_is_chosen(study: list
     assert {row.options.get("accumulation", 2) for row in found.rows} == {2}
     found = view(study, ("modules",), {"schedule": "fdg"})
     assert found.fixed == {"schedule": "fdg", "backward_ratio": 1.0}
+    assert view(unanswered(small()), ("modules",), {}).fixed == {
+        "backward_ratio": 1.0,
+        "accumulation": 1,
+    }
     with pytest.raises(InputError, match="axis is 'module': must be one of modules, batches"):
         view(study, ("module",), {})
     with pytest.raises(InputError, match="--where modules is '9'"):
         view(study, (), {"modules": "9"})
+
+
+def test_axes_that_no_schedule_has_both() -> None:
+    asked = unanswered(grid("fdg", "async-lu", modules=[1, 2], layers=[3, 4], batches=[5]))
+    found = view(asked, (), {})
+    assert (found.over, found.schedules(), found.without) == (("modules",), ("fdg",), ("async-lu",))
+    assert view(asked, (), {"schedule": "async-lu"}).over == ("layers",)
+    with pytest.raises(InputError, match="axes is 'modules, layers': must be axes of one schedule"):
+        view(asked, ("modules", "layers"), {})
 
 
 def test_heat_maps_show_every_answer_at_its_place(study: list[Found]) -> None:
@@ -462,6 +475,16 @@ def test_heat_maps_show_every_answer_at_its_place(study: list[Found]) -> None:
     assert "accumulation 1" in figure.get_suptitle()
 
 
+def test_heat_maps_leave_out_schedules_without_an_axis(study: list[Found]) -> None:
+    figure = draw_heat_maps(view(study, ("modules", "accumulation"), {}), "speedup")
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.images]
+    assert titles == ["adl"]
+    assert "fdg, pipedream without accumulation" in figure.get_suptitle()
+    figure = draw_heat_maps(view(study, ("modules", "schedule"), {}), "speedup")
+    [panel] = [axes for axes in figure.axes if axes.images]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["fdg", "adl", "pipedream"]
+
+
 def test_lines_have_a_colour_for_each_value_of_the_second_axis(study: list[Found]) -> None:
     adl = [row for row in study if row.schedule == "adl"]
     figure = draw_lines(view(adl, ("modules", "accumulation"), {}), "mean_gap")
@@ -476,6 +499,14 @@ def test_lines_have_a_colour_for_each_value_of_the_second_axis(study: list[Found
         assert np.asarray(line.get_ydata()).tolist() == expected
         assert np.asarray(line.get_xdata()).tolist() == [1, 2, 3]
     assert axes.get_ylabel() == "mean gap (updates)"
+
+
+def test_lines_are_named_in_each_panel_that_has_names(study: list[Found]) -> None:
+    figure = draw_lines(view(study, ("modules", "accumulation"), {}), "speedup")
+    named = [axes.get_legend() is not None for axes in figure.axes]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["fdg", "adl", "pipedream"]
+    assert named == [False, True, False]
+    assert [len(axes.lines) for axes in figure.axes] == [1, 2, 0]
 
 
 def test_lines_over_one_axis_are_schedules(study: list[Found]) -> None:

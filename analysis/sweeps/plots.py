@@ -1,6 +1,7 @@
 """Pictures of a sweep: a heat map over two axes, or lines over one with a second as colour."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -31,7 +32,9 @@ _COLUMNS: Final = 3
 _MOST_TICKS: Final = 12
 _MOST_DOTS: Final = 40
 _PANEL_IN: Final = 3.1
-_SHOWN_CELLS: Final = 120  # of a panel; more are not written into it
+_MOST_ROWS: Final = 16  # of a panel; the cells of more are not written into it
+_CELLS_PER_IN: Final = 2.3  # nor are narrower ones
+_LETTERS_PER_IN: Final = 13
 _UNITS: Final = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 
 
@@ -59,7 +62,8 @@ def draw_heat_maps(view: View, measure: str) -> "Figure":
         tidy(axes)
         _ticks(axes.set_xticks, xs)
         _ticks(axes.set_yticks, ys)
-        if table.size <= _SHOWN_CELLS:
+        across = len(xs) * min(len(panels), _COLUMNS)
+        if len(ys) <= _MOST_ROWS and across <= _CELLS_PER_IN * figure.get_figwidth():
             _write_cells(axes, table, low, high)
         plain(axes.set_title(schedule or "", fontsize=10, color=INK, loc="left"))
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
@@ -103,6 +107,8 @@ def draw_lines(view: View, measure: str) -> "Figure":
             plain(axes.set_title(schedule, fontsize=10, color=INK, loc="left"))
         if not _are_numbers(view.places(x_axis)):
             _ticks(axes.set_xticks, view.places(x_axis))
+        elif all(isinstance(place, int) for place in view.places(x_axis)):
+            axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(axis_title(x_axis), fontsize=9, color=INK)
     for axes in panels[::_COLUMNS]:
         axes.set_ylabel(title, fontsize=9, color=INK)
@@ -199,4 +205,5 @@ def _head(figure: "Figure", title: str, view: View, *remarks: str) -> None:
     fixed = [f"{axis_title(name)} {_short(value)}" for name, value in view.fixed.items()]
     said = filter(None, (*remarks, _lacking(view.over[0], view.without)))
     words = [title, *fixed, *said]
-    plain(figure.suptitle("; ".join(words), fontsize=9, color=MUTED, x=0.01, ha="left"))
+    text = fill("; ".join(words), int(_LETTERS_PER_IN * figure.get_figwidth()))
+    plain(figure.suptitle(text, fontsize=9, color=MUTED, x=0.01, ha="left"))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -21,16 +22,17 @@ from tests.benchmarks.command import main
 from tests.benchmarks.harness import Case, Phase, Rounds, Scale, paired
 from tests.benchmarks.results import Cell, Phases, Result, Target
 
-__all__ = ["grid", "measure"]
+__all__ = ["grid", "measure", "spread"]
 
 QUESTION: Final = (
-    "How long does a study take, with the store of its answers: 10,000 configurations (methods x "
-    "modules or layers x accumulation x ratio of times x forward and backward threads, 50 batches) "
-    "on all cores, and 1,000 replicas of 16 workers x 1,000 batches with random times, beside as "
-    "many simulations one after the other?"
+    "How long does a study take, with the store of its answers: up to 10,000 configurations "
+    "(methods x modules or layers x accumulation x ratio of times x forward and backward threads, "
+    "50 batches) on all cores, and up to 1,000 replicas of 16 workers x 1,000 batches with random "
+    "times, beside as many simulations one after the other?"
 )
 _SWEEP_S, _REPLICAS_S = 60.0, 5.0
 _JITTER: Final = 0.2
+_NEIGHBOURS: Final = 25  # configurations in a row of the grid, which differ in the ratio alone
 _SAMPLED: Final = 100  # configurations that are simulated one after the other
 _STEP: Final = Fraction(1, 16)
 
@@ -59,15 +61,25 @@ def grid(least: int, most: int, batches: int) -> tuple[Configuration, ...]:
     return configurations(asked(-(-least // of_one)), Setting())
 
 
-def measure(scale: Scale) -> Result:
-    """The time of both studies."""
-    asked = grid(60, 3, 4) if scale.tiny else grid(10_000, 16, 50)
-    runs = 20 if scale.tiny else 1000
-    schedule = build("fdg", modules=4 if scale.tiny else 16, batches=10 if scale.tiny else 1000)
-    blocks = Workload.even(schedule.blocks)
-    sample = asked[:: max(1, len(asked) // _SAMPLED)]
+def spread(asked: Sequence[Configuration], count: int) -> Sequence[Configuration]:
+    """About so many configurations from all over the grid, neighbours together as in a sweep."""
+    begins = range(0, len(asked), _NEIGHBOURS)
+    step = max(1, len(begins) * _NEIGHBOURS // count)
+    return [each for begin in begins[::step] for each in asked[begin : begin + _NEIGHBOURS]]
 
-    def replicas() -> int:
+
+def measure(scale: Scale) -> Result:
+    """The time of both studies, of several sizes."""
+    tiny = scale.tiny
+    asked = grid(60, 3, 4) if tiny else grid(10_000, 16, 50)
+    sizes = (25, len(asked)) if tiny else (100, 1000, len(asked))
+    studies = {f"configurations {size}": spread(asked, size) for size in sizes}
+    many = {f"replicas {runs}": runs for runs in ((5, 20) if tiny else (10, 100, 1000))}
+    schedule = build("fdg", modules=4 if tiny else 16, batches=10 if tiny else 1000)
+    blocks = Workload.even(schedule.blocks)
+    sample = spread(asked, _SAMPLED)
+
+    def replicas(runs: int) -> int:
         monte_carlo(schedule, blocks, runs=runs, jitter=_JITTER)
         return runs
 
@@ -82,27 +94,26 @@ def measure(scale: Scale) -> Result:
 
     cases: dict[str, Case] = {
         # Processes that answer are no others, and how much they took is not known.
-        "sweep": _phase(lambda: _sweep(asked), watch=False),
+        **{name: _phase(partial(_sweep, study), watch=False) for name, study in studies.items()},
         "configurations": _phase(one_by_one),
-        "replicas": _phase(replicas),
-        "replica": _phase(one_replica),
+        **{name: _phase(partial(replicas, runs)) for name, runs in many.items()},
+        "replicas": _phase(one_replica),
     }
     rounds = paired(cases, scale)
-    rows = [
-        _row("sweep of configurations", "sweep", "configurations", len(asked), rounds),
-        _row("Monte-Carlo replicas", "replicas", "replica", runs, rounds),
-    ]
+    rows = [_row("configurations", name, len(study), rounds) for name, study in studies.items()]
+    largest = _seconds(rows[-1])
+    rows += [_row("replicas", name, runs, rounds) for name, runs in many.items()]
     targets = [
-        Target("seconds for 10,000 configurations", _SWEEP_S, _seconds(rows[0]), at_least=False),
-        Target("seconds for 1,000 replicas", _REPLICAS_S, _seconds(rows[1]), at_least=False),
+        Target("seconds for 10,000 configurations", _SWEEP_S, largest, at_least=False),
+        Target("seconds for 1,000 replicas", _REPLICAS_S, _seconds(rows[-1]), at_least=False),
     ]
     notes = (
         f"The engine is {ENGINE}. One by one is the mean of {len(sample)} configurations over the "
-        "grid in one process, without a store. The sweep starts its processes in its first round. "
-        "Where operations have a fixed order, replicas are one max-plus recurrence over arrays, "
-        "beside one simulation by the engine.",
+        "grid in one process, without a store. The first sweep of the first round starts the "
+        "processes. Where operations have a fixed order, replicas are one max-plus recurrence over "
+        "arrays, beside one simulation by the engine.",
     )
-    return Result("sweeps", QUESTION, rows, Phases.of(rounds), () if scale.tiny else targets, notes)
+    return Result("sweeps", QUESTION, rows, Phases.of(rounds), () if tiny else targets, notes)
 
 
 def _phase(work: Callable[[], int], watch: bool = True) -> Case:
@@ -127,15 +138,15 @@ def _sweep(asked: Sequence[Configuration]) -> int:
     return len(asked)
 
 
-def _row(study: str, name: str, single: str, count: int, rounds: Rounds) -> dict[str, Cell]:
+def _row(study: str, name: str, count: int, rounds: Rounds) -> dict[str, Cell]:
     each_s = rounds.batch_s(name)
     return {
         "study": study,
         "of": count,
         "time, s": each_s * count,
         "each, ms": 1000 * each_s,
-        "one by one, ms": 1000 * rounds.batch_s(single),
-        "one by one over study": rounds.ratio(single, name),
+        "one by one, ms": 1000 * rounds.batch_s(study),
+        "one by one over study": rounds.ratio(study, name),
     }
 
 

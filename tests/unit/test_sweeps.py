@@ -37,6 +37,8 @@ from simcore.schedules import build
 from simcore.staleness import gaps
 from simcore.ticks import exact
 from simcore.workload import Layer, Workload
+from tests.benchmarks.results import Phases, Result
+from tests.benchmarks.sweeps_plot import plot
 
 PLAIN = Setting()
 
@@ -517,3 +519,20 @@ def test_lines_over_one_axis_are_schedules(study: list[Found]) -> None:
     low, high = axes.get_xlim()
     assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1, 2, 3]
     assert axes.get_ylabel() == "most batches in flight, summed over blocks"
+
+
+# The picture of their cost
+
+
+def test_cost_is_drawn_from_the_result_of_its_benchmark(tmp_path: Path) -> None:
+    heads = ("study", "of", "time, s", "each, ms", "one by one, ms", "one by one over study")
+    values = [
+        (s, n, 0.01 * n, 10.0, 20.0, 2.0) for s in ("configurations", "replicas") for n in (1, 9)
+    ]
+    rows = [dict(zip(heads, each, strict=True)) for each in values]
+    plot(Result("sweeps", "how long?", rows, Phases()), tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(
+        InputError, match="result is 'ideal': must be that of the benchmark of sweeps"
+    ):
+        plot(Result("ideal", "how long?", rows, Phases()), tmp_path / "other.png")

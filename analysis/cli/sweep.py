@@ -50,7 +50,8 @@ class WorkFlags:
         str, flag("--store", "FILE", "where answers are kept as they come (SQLite)", _PANEL)
     ] = _STORE
     jobs: Annotated[
-        str | None, flag("--jobs", "N", "processes (default: one for each core)", _PANEL)
+        str | None,
+        flag("--jobs", "N", "processes (default: as many as pay, at most one a core)", _PANEL),
     ] = None
     backend: Annotated[
         str, flag("--backend", "|".join(_BACKENDS), "this machine (loky), or a cluster", _PANEL)

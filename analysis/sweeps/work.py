@@ -1,7 +1,7 @@
 """Answering many configurations: on all cores, or on a cluster through joblib's back ends."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,12 @@ __all__ = ["Backend", "Workers", "sweep", "weight"]
 # Operations of a group of configurations: enough that sending it costs nothing beside it, also for
 # the compiled engine.
 _GROUP_OPERATIONS: Final = 100_000
-_GROUP_MOST: Final = 32
+_GROUP_MOST: Final = 100
 _GROUP_S: Final = 0.5  # after which a group comes back with what it has: no more is lost by a kill
+
+# What is worth starting processes, which takes a second or two.
+_WORTH_OPERATIONS: Final = 200_000
+_WORTH_CONFIGURATIONS: Final = 500
 
 Backend = Literal["loky", "dask", "ray"]
 Group = Sequence[tuple[int, Configuration]]
@@ -31,7 +35,9 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Who answers: `jobs` processes of this machine (loky), None: one for each core, or a cluster.
+    """Who answers: `jobs` processes of this machine (loky), or a cluster.
+
+    Without a number they are as many as pay, at most one for each core.
 
     `scheduler` is the address of a Dask or Ray cluster, None for one that is started here.
     """
@@ -72,7 +78,7 @@ def sweep(
     weights = {number: weight(configuration) for number, configuration in missing}
     local = workers.backend == "loky"
     groups = list(_groups(missing, weights))
-    jobs = min(workers.jobs or os.cpu_count() or 1, len(groups)) if local else -1
+    jobs = min(workers.jobs or _paying(weights), len(groups)) if local else -1
     streams = workers.backend != "ray"  # it gives answers back only when all are there
     if jobs == 1:
         for number, configuration in missing:
@@ -88,6 +94,11 @@ def sweep(
             # What a group had no time for is sent again, one by one.
             left = store.missing(question)
             groups = [[(number, question.configurations[number])] for number in left]
+
+
+def _paying(weights: Mapping[int, int]) -> int:
+    pays = len(weights) > _WORTH_CONFIGURATIONS or sum(weights.values()) > _WORTH_OPERATIONS
+    return (os.cpu_count() or 1) if pays else 1
 
 
 def _groups(missing: Group, weights: dict[int, int]) -> Iterator[Group]:

@@ -1,6 +1,5 @@
 """How long sweeps of many configurations and Monte-Carlo studies of many replicas take."""
 
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Final
 from analysis.sweeps.answer import answered
 from analysis.sweeps.question import Configuration, Question, Setting, Sweep, configurations
 from analysis.sweeps.store import Store
-from analysis.sweeps.work import Workers, sweep
+from analysis.sweeps.work import sweep
 from executor.hygiene import CpuWatch
 from simcore.monte_carlo import monte_carlo
 from simcore.schedules import build
@@ -109,7 +108,7 @@ def measure(scale: Scale) -> Result:
     ]
     notes = (
         f"The engine is {ENGINE}. One by one is the mean of {len(sample)} configurations over the "
-        "grid in one process, without a store. The first sweep of the first round starts the "
+        "grid in one process, without a store. The first large sweep of the first round starts "
         "processes. Where operations have a fixed order, replicas are one max-plus recurrence over "
         "arrays, beside one simulation by the engine.",
     )
@@ -133,7 +132,7 @@ def _sweep(asked: Sequence[Configuration]) -> int:
     question = Question.of(asked, setting)
     with TemporaryDirectory() as folder, Store.open(Path(folder) / "store.sqlite") as store:
         store.begin(question)
-        sweep(question, setting, store, Workers(os.cpu_count()))
+        sweep(question, setting, store)
         assert not store.missing(question)
     return len(asked)
 

@@ -260,6 +260,24 @@ def test_a_group_that_takes_long_comes_back_early_and_the_rest_is_sent_again(
     assert sizes == [3] * 6 + [1] * 12
 
 
+@pytest.mark.parametrize(("worth", "jobs"), [(18, 1), (17, 2)])
+def test_processes_are_started_where_that_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int, jobs: int
+) -> None:
+    found: list[int] = []
+
+    def here(one: Any, groups: Any, jobs: int, streams: bool) -> Any:
+        found.append(jobs)
+        return map(one, groups)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("analysis.sweeps.work._in_parallel", here)
+    monkeypatch.setattr("analysis.sweeps.work._WORTH_CONFIGURATIONS", worth)
+    monkeypatch.setattr("analysis.sweeps.work._GROUP_MOST", 4)
+    assert len(answers(small(), tmp_path / "store.sqlite")) == 18
+    assert (found or [1]) == [jobs]
+
+
 def test_what_is_known_is_not_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = small()
     calls: list[Configuration] = []
@@ -529,7 +547,7 @@ def test_cost_is_drawn_from_the_result_of_its_benchmark(tmp_path: Path) -> None:
     values = [
         (s, n, 0.01 * n, 10.0, 20.0, 2.0) for s in ("configurations", "replicas") for n in (1, 9)
     ]
-    rows = [dict(zip(heads, each, strict=True)) for each in values]
+    rows: list[dict[str, Any]] = [dict(zip(heads, each, strict=True)) for each in values]
     plot(Result("sweeps", "how long?", rows, Phases()), tmp_path / "cost.png")
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(

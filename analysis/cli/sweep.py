@@ -70,7 +70,9 @@ class WorkFlags:
         if self.scheduler is not None and backend == _BACKENDS[0]:
             remedy = "give --backend dask or ray as well"
             raise InputError("--scheduler", self.scheduler, "needs a cluster", remedy)
-        return Workers(jobs, cast("Backend", backend), self.scheduler)
+        workers = Workers(jobs, cast("Backend", backend), self.scheduler)
+        workers.check()
+        return workers
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from time import perf_counter
 from typing import Any, Final, Literal
 
@@ -28,6 +29,7 @@ _WORTH_OPERATIONS: Final = 200_000
 _WORTH_CONFIGURATIONS: Final = 500
 
 Backend = Literal["loky", "dask", "ray"]
+_LIBRARIES: Final = {"dask": "distributed", "ray": "ray"}
 Group = Sequence[tuple[int, Configuration]]
 Answers = list[tuple[int, Answer]]
 Progress = Callable[[int], None]
@@ -45,6 +47,15 @@ class Workers:
     jobs: int | None = None
     backend: Backend = "loky"
     scheduler: str | None = None
+
+    def check(self) -> None:
+        """Raise `InputError` for a cluster whose library is not installed."""
+        library = _LIBRARIES.get(self.backend)
+        if library is not None and find_spec(library) is None:
+            rule = "needs a package that is not installed"
+            raise InputError(
+                "--backend", self.backend, rule, f"pip install 'gradlag[{self.backend}]'"
+            )
 
 
 def weight(configuration: Configuration) -> int:
@@ -72,6 +83,7 @@ def sweep(
 
     Raises `InputError` for a back end that is not installed or a scheduler that does not answer.
     """
+    workers.check()
     missing = [(number, question.configurations[number]) for number in store.missing(question)]
     if not missing:
         return
@@ -163,10 +175,8 @@ def _cluster(workers: Workers) -> Iterator[None]:
 
 @contextmanager
 def _dask(scheduler: str | None) -> Iterator[None]:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise _missing("dask") from None
+    from distributed import Client
+
     try:
         client = Client(scheduler) if scheduler else Client(dashboard_address=None)
     except (OSError, ValueError) as error:
@@ -179,11 +189,9 @@ def _dask(scheduler: str | None) -> Iterator[None]:
 
 @contextmanager
 def _ray(scheduler: str | None) -> Iterator[None]:
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise _missing("ray") from None
+    import ray
+    from ray.util.joblib import register_ray
+
     try:
         ray.init(address=scheduler, log_to_driver=False)
     except (ConnectionError, ValueError) as error:
@@ -194,8 +202,3 @@ def _ray(scheduler: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _missing(backend: str) -> InputError:
-    rule = "needs a package that is not installed"
-    return InputError("--backend", backend, rule, f"pip install 'gradlag[{backend}]'")

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sqlite3
+import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -138,6 +139,14 @@ def test_bad_input(gradlag: Gradlag, tmp_path: Path, words: str, parts: tuple[st
     before = sorted(tmp_path.iterdir())
     gradlag("sweep", *words.split()).refused(*parts)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_cluster_whose_library_is_missing_leaves_nothing(
+    gradlag: Gradlag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    gradlag("sweep", "fdg", "--backend", "dask").refused("--backend is 'dask'", "gradlag[dask]")
+    assert not list(tmp_path.iterdir())
 
 
 # Survival

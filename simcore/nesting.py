@@ -1,10 +1,10 @@
 """Traces of one schedule with more and more batches: the same but for a period put in.
 
 The trace for n + P batches *nests* the one for n if it is the same up to some row, and from a
-later one on the same again: so many ticks later, and counted on in batches, versions and operations.
-Every column of every row is compared, and all that is there on the way, messages and running
-operations with what is left of them, shows in the rows that follow: so the two traces were in the
-same state, relative to now, batch and version, before and behind what was put in.
+later one on the same again: so many ticks later, and counted on in batches, versions and
+operations. Every column of every row is compared, and all that is there on the way, messages and
+running operations with what is left of them, shows in the rows that follow: so the two traces were
+in the same state, relative to now, batch and version, before and behind what was put in.
 """
 
 from collections import Counter

@@ -12,6 +12,7 @@ time, and one for the rounds of each group over each block.
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from math import ceil
 from typing import Any
 
@@ -131,6 +132,9 @@ def record(schedule: Schedule, cluster: Cluster, costs: Costs) -> Recording:
     return Recording(recorder.lanes, len(schedule.workers), recorder.order)
 
 
+_kind = cache(kind_of)
+
+
 @dataclass(slots=True)
 class _Round:
     """Rounds of a group over a block: arrivals of each member, and what has come of them."""
@@ -155,7 +159,8 @@ class _Recorder:
         self.arrived = [False] * count
         self.patience = Patience(schedule)
         self.slowdowns = [cluster.slowdown(worker) for worker in range(count)]
-        self.speeds = [cluster.device(cluster.device_of(w)).speed(1) for w in range(count)]
+        speeds = [cluster.device(cluster.device_of(w)).speed(1) for w in range(count)]
+        self.speeds = [1 if speed == 1 else speed for speed in speeds]
         self.number = {channel: n for n, channel in enumerate(schedule.channels)}
         self.sources: dict[int, Iterator[int]] = {
             n: iter(channel.held(schedule.batches))
@@ -216,7 +221,8 @@ class _Recorder:
 
     def busy(self, worker: int, ticks: int) -> int:
         """Ticks that take so many at full speed, on the worker's device."""
-        return ceil(ticks / self.speeds[worker])
+        speed = self.speeds[worker]
+        return ticks if speed == 1 else ceil(ticks / speed)
 
     def perform(self, worker: int, operation: Operation) -> bool:
         """Do an operation if it can be done now."""
@@ -235,7 +241,7 @@ class _Recorder:
         return True
 
     def compute(self, worker: int, operation: Any) -> None:
-        kind, block = kind_of(type(operation)), getattr(operation, "block", 0)
+        kind, block = _kind(type(operation)), getattr(operation, "block", 0)
         if kind not in self.costs.compute:
             raise IllegalOperationError(f"the schedule does not say that it splits {kind} passes")
         ticks = self.costs.compute[kind][block]

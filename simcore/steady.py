@@ -233,6 +233,10 @@ class _Runs:
         )
 
 
+def _every(period: int) -> str:
+    return "with every batch" if period == 1 else f"every {period} batches"
+
+
 def _both(few: tuple[int, ...], more: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     return zip(few, more, strict=True)
 
@@ -270,8 +274,8 @@ def _proved(runs: _Runs, repeating: Repeating, regime: Regime) -> LongRun:
             few, more = runs.counted(batches), runs.counted(batches + period)
             if (few.in_flight, few.peaks) == (more.in_flight, more.peaks):
                 ground = (
-                    f"everything repeats each {period} batches from iteration {regime.first} on: "
-                    "proved, as the order of events is fixed and their times recur"
+                    f"everything repeats {_every(period)}: proved, for the order of events is "
+                    "fixed, and their times recur"
                 )
                 times = (wanted - batches) // period
                 return runs.extended("periodic", ground, few, more, period, times, True)
@@ -310,7 +314,7 @@ def _nested(runs: _Runs, batches: int, period: int) -> LongRun | None:
     if len({str((each.in_flight, each.peaks)) for each in counted}) > 1:
         return None
     ground = (
-        f"everything repeats each {period} batches: simulations of {sizes[0]}, {sizes[1]} and "
+        f"everything repeats {_every(period)}: simulations of {sizes[0]}, {sizes[1]} and "
         f"{sizes[2]} batches are the same, row by row, but for one period and two"
     )
     times = (runs.wanted - batches) // period

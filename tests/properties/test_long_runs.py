@@ -1,12 +1,11 @@
 """Long runs against full simulations: whatever is said to be exact is equal to the last digit."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simcore.cluster import Cluster
 from simcore.engine import simulate
-from simcore.errors import InputError
 from simcore.metrics import busy_s, peak_in_flight
 from simcore.schedule import Schedule
 from simcore.schedules import SCHEDULES, rebuild
@@ -51,8 +50,6 @@ def test_long_runs_are_full_simulations(name: str, data: st.DataObject) -> None:
     schedule = data.draw(schedules(name, most_blocks=3))
     blocks = data.draw(workloads(schedule.blocks))
     cluster = data.draw(clusters(len(schedule.workers)))
-    batches = data.draw(st.integers(60, 160))
-    try:
-        compared(schedule, blocks, cluster, batches)
-    except InputError as error:
-        assert "makespan" in str(error)
+    batches = data.draw(st.integers(300, 500))
+    assume(len(schedule.workers) * schedule.micro_batches * batches < 8000)
+    compared(schedule, blocks, cluster, batches)

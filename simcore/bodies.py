@@ -18,7 +18,8 @@ from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.errors import InputError
 from simcore.estimate import estimate
-from simcore.precedence import Event, Lane, NotStaticError, Recording, record
+from simcore.event_lanes import Event, Lane, NotStaticError, Recording
+from simcore.precedence import record
 from simcore.schedule import Schedule
 from simcore.schedules import rebuild
 from simcore.workload import Workload
@@ -31,18 +32,18 @@ __all__ = [
     "Repeating",
     "UnrepeatedError",
     "least_batches",
-    "longer",
     "repeating",
     "repeatings",
     "unit_of",
 ]
 
-MOST_EVENTS: Final = 400_000  # that one recording may have
+MOST_EVENTS: Final = 400_000  # that a recording or a simulation may have
 # The period is taken for so many times what options count to, at most.
 _MULTIPLES: Final = (1, 2, 3, 4)
 
 # Options that say how much there is, not what is done at which batch.
 _SIZES: Final = ("batches", "prefetch", "queue_capacity", "loaders", "tangents")
+_PARTS: Final = ("modules", "layers", "micro_batches")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,18 @@ def unit_of(schedule: Schedule) -> int:
 
 
 def least_batches(schedule: Schedule) -> int:
-    """So many mini-batches are above every constant that a program may compare with."""
-    return 8 + 2 * schedule.blocks + 3 * max([1, *_constants(schedule)])
+    """So many mini-batches are above every constant that a program may compare with.
+
+    Those that come of the number of blocks are compared with passes, of which a mini-batch has
+    several where it has micro-batches.
+    """
+    passes = -(-(8 + 2 * schedule.blocks) // schedule.micro_batches)
+    return max(3, passes) + 3 * max([1, *_constants(schedule)])
 
 
 def _constants(schedule: Schedule) -> Iterator[int]:
     for name, value in schedule.options.items():
-        if type(value) is int and value > 1 and name not in (*_SIZES, "modules", "layers"):
+        if type(value) is int and value > 1 and name not in (*_SIZES, *_PARTS):
             yield value
         if isinstance(value, tuple):
             yield max(value)
@@ -192,34 +198,6 @@ def repeating(
     return Repeating(longest, batches + 2 * period, period, bodies, nodes, edges, iterations)
 
 
-def longer(repeating: Repeating, recorded: Recorded, batches: int) -> Repeating:
-    """The same bodies in a recording of more mini-batches, which must be that with more of them."""
-    times = (batches - repeating.batches) // repeating.period
-    shift = repeating.period * recorded.schedule.micro_batches
-    few, more = repeating.recording, recorded(batches)
-    bodies = {}
-    for lane, (short, long) in enumerate(zip(few.lanes, more.lanes, strict=True)):
-        body = repeating.bodies.get(lane)
-        added = times * body.length if body else 0
-        until = body.until if body else len(short.events)
-        tail = [_moved(event, times * shift) for event in short.events[until:]]
-        same = len(long.events) == len(short.events) + added
-        same = same and long.events[:until] == short.events[:until]
-        if not same or (body and long.events[until + added :] != tail):
-            raise _unrepeated(batches, f"{short.name} does something else with more batches")
-        if body is None:
-            continue
-        middle = long.events[until - body.length : until + added]
-        if [_moved(event, shift) for event in middle[: -body.length]] != middle[body.length :]:
-            raise _unrepeated(batches, f"{short.name} does something else with more batches")
-        bodies[lane] = replace(body, until=until + added)
-    iterations = repeating.iterations + times
-    edges = _edges(more, bodies, repeating.nodes, iterations)
-    if edges != repeating.edges:
-        raise _unrepeated(batches, "what comes after what changes on the way")
-    return replace(repeating, recording=more, batches=batches, bodies=bodies, iterations=iterations)
-
-
 def repeatings(
     recorded: Recorded, like: int = 0, most_events: int = MOST_EVENTS
 ) -> Iterator[Repeating]:
@@ -227,35 +205,29 @@ def repeatings(
 
     Their numbers of mini-batches are `like` but for whole periods.
 
-    Raises `NotStaticError` at once for a schedule that is not static, and `UnrepeatedError` if the
-    longest recording does not show that it repeats.
+    Raises `NotStaticError` at once for a schedule that is not static, and `UnrepeatedError` if no
+    recording shows that it repeats.
     """
     schedule = recorded.schedule
     unit, least = unit_of(schedule), least_batches(schedule)
     refused = _unrepeated(least, f"more than {most_events} events would be needed to see")
-    shown: Repeating | None = None
-
-    def fits(batches: int) -> bool:
-        longest = {**schedule.options, "batches": batches}
-        return estimate(schedule.name, longest).operations <= most_events
-
-    while shown is None:
+    shown = False
+    while True:
         for multiple in _MULTIPLES:
             period = unit * multiple
             batches = least + (like - least) % period
-            if not fits(batches + 2 * period):
+            longest = {**schedule.options, "batches": batches + 2 * period}
+            if estimate(schedule.name, longest).operations > most_events:
+                if shown:
+                    return
                 raise refused
             try:
-                shown = repeating(recorded, batches, period, period * schedule.micro_batches)
+                yield repeating(recorded, batches, period, period * schedule.micro_batches)
             except UnrepeatedError as error:
                 refused = error
             else:
-                yield shown
+                shown = True
                 break
-        least *= 2
-    while fits(shown.batches + least - least % shown.period):
-        shown = longer(shown, recorded, shown.batches + least - least % shown.period)
-        yield shown
         least *= 2
 
 

@@ -73,7 +73,7 @@ def summarize_long(
         "batches_per_update": per_update,
         "samples_per_update": size and size * per_update,
         "equal_speedup": float(equal / makespan_s) if makespan_s else None,
-        "steady": "proved" if found.proved else "observed" if batch_s is not None else "unknown",
+        "steady": "unknown" if batch_s is None else "proved",
         "steady_batch_s": None if batch_s is None else float(batch_s),
         "steady_speedup": float(blocks.sequential_s(1) / batch_s) if batch_s else None,
         "growth_per_batch": None,

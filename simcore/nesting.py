@@ -1,14 +1,15 @@
 """Traces of one schedule with more and more batches: the same but for a period put in.
 
-The trace for n + P batches *nests* the one for n if it is the same up to some row, and from a
-later one on the same again: so many ticks later, and counted on in batches, versions and
-operations. Every column of every row is compared, and all that is there on the way, messages and
-running operations with what is left of them, shows in the rows that follow: so the two traces were
-in the same state, relative to now, batch and version, before and behind what was put in.
+The trace for n + P batches *nests* the one for n if it is the same up to some row, and from a row
+before that one on the same again: so many ticks later, and counted on in batches, versions and
+operations. Every column of every row is compared. The rows that are in both parts come twice in the
+longer trace, a period apart. If all that is under way behind them began in them, messages, running
+operations, batches whose gradients are yet to be applied, then the run is in the same state there,
+relative to now, batch and version, as a period later: it *recurs*.
 """
 
-from collections import Counter
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,27 @@ from numpy.typing import NDArray
 from simcore.passes import cells, cells_of
 from simcore.trace import KIND, Trace
 
-__all__ = ["Nesting", "nesting", "period_in_batches"]
+__all__ = ["Nesting", "likely_period", "nesting", "recurs"]
 
-_COUNTS_ON = ("update", "merge")
+_COUNTS_ON: Final = ("update", "merge")
+_NO_PASS: Final = [KIND[kind] for kind in ("send", "receive", "arrive", "join", "load")]
+_MOST_TRIED: Final = 200  # periods that fit the last rows and are compared with all others
+_LOOKED_AT: Final = 64
+# Odd numbers that make one of several; the sum is taken modulo 2**64.
+_MIXED: Final = np.array([0x9E3779B97F4A7C1, 0xC2B2AE3D27D4EB5, 0x165667B19E3779F, 0x27D4EB2F1656D])
 
 
 @dataclass(frozen=True, slots=True)
 class Nesting:
-    """What a period adds: `ticks`, and rows of the trace, `first` and `length` of them."""
+    """What a period adds: `ticks`, and `length` rows of the trace.
+
+    Rows from `since` to before `until` come again `length` rows later.
+    """
 
     ticks: int
-    first: int
     length: int
+    since: int
+    until: int
 
 
 def nesting(short: Trace, longer: Trace) -> Nesting | None:
@@ -35,8 +45,7 @@ def nesting(short: Trace, longer: Trace) -> Nesting | None:
     batches = longer.header.batches - short.header.batches
     ticks = longer.end - short.end
     raised = _rises(longer) - _rises(short)
-    spans = _counted_on(short, longer, ticks, batches, raised)
-    found = _put_in(short.spans, longer.spans, spans)
+    found = _put_in(short.spans, longer.spans, _counted_on(short, longer, ticks, batches, raised))
     moved = short.gradients.copy()
     cell = cells_of(short, moved["worker"], moved["block"])
     moved["time"] += ticks
@@ -44,10 +53,29 @@ def nesting(short: Trace, longer: Trace) -> Nesting | None:
     for column in moved.dtype.names or ():
         if column.startswith("version"):
             moved[column] += raised[cell]
-    applied = _put_in(short.gradients, longer.gradients, moved)
-    if found is None or applied is None:
+    if found is None or _put_in(short.gradients, longer.gradients, moved) is None:
         return None
-    return Nesting(ticks, *found)
+    return Nesting(ticks, len(longer.spans) - len(short.spans), *found)
+
+
+def recurs(longer: Trace, found: Nesting) -> bool:
+    """Whether all that is under way at the period's end began in rows that were seen twice.
+
+    The longest that anything is under way is taken from all of the trace: the duration of an
+    operation, and the time from a batch's first operation to its last, or to its last update.
+    """
+    spans, gradients = longer.spans, longer.gradients
+    if found.until >= len(spans) or not found.length:
+        return False
+    passing = spans[(spans["batch"] >= 0) & ~_is_meeting(spans)]
+    began = np.zeros(longer.header.batches, np.int64)
+    began[passing["batch"][::-1]] = passing["start"][::-1]  # the first stays
+    over = began.copy()
+    np.maximum.at(over, passing["batch"], passing["end"])
+    np.maximum.at(over, gradients["batch"], gradients["time"])
+    longest = max(int((over - began).max()), int((spans["end"] - spans["start"]).max()))
+    seen = int(spans["start"][found.until] - spans["start"][found.since])
+    return seen > max(longest, found.ticks)
 
 
 def _rises(trace: Trace) -> NDArray[np.int64]:
@@ -59,6 +87,11 @@ def _rises(trace: Trace) -> NDArray[np.int64]:
     return found
 
 
+def _is_meeting(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Of which rows the column of batches has a block."""
+    return np.isin(rows["kind"], [KIND["arrive"], KIND["join"]])
+
+
 def _counted_on(
     short: Trace, longer: Trace, ticks: int, batches: int, raised: NDArray[np.int64]
 ) -> NDArray[np.void]:
@@ -66,12 +99,11 @@ def _counted_on(
     rows = short.spans.copy()
     rows["start"] += ticks
     rows["end"] += ticks
-    more = Counter(longer.spans["worker"].tolist())
-    more.subtract(Counter(rows["worker"].tolist()))
-    workers = range(len(short.header.workers))
-    rows["index"] += np.array([more[worker] for worker in workers], np.int64)[rows["worker"]]
-    meeting = np.isin(rows["kind"], [KIND["arrive"], KIND["join"]])
-    rows["batch"] += np.where((rows["batch"] >= 0) & ~meeting, batches, 0)
+    workers = len(short.header.workers)
+    more = np.bincount(longer.spans["worker"], minlength=workers)
+    more -= np.bincount(rows["worker"], minlength=workers)
+    rows["index"] += more[rows["worker"]]
+    rows["batch"] += np.where((rows["batch"] >= 0) & ~_is_meeting(rows), batches, 0)
     versioned = rows["version"] >= 0
     cell = cells_of(short, rows["worker"][versioned], rows["block"][versioned])
     rows["version"][versioned] += raised[cell]
@@ -81,30 +113,37 @@ def _counted_on(
 def _put_in(
     short: NDArray[np.void], longer: NDArray[np.void], moved: NDArray[np.void]
 ) -> tuple[int, int] | None:
-    """Behind which row of the shorter table so many were put in; None if that is not all."""
+    """From which row on the shorter table is the end of the longer one, and up to which row it is
+    its beginning; None if the two parts are not all of it.
+    """
     length = len(longer) - len(short)
     if length < 0:
         return None
-    head = short != longer[: len(short)]
-    tail = moved != longer[length:]
-    same = int(np.argmax(head)) if head.any() else len(short)
-    since = len(short) - int(np.argmax(tail[::-1])) if tail.any() else 0
-    return (since, length) if since <= same else None
+    columns = len(short.dtype)
+    # Comparing rows field by field is slow.
+    head = short.view(np.int64) != longer[: len(short)].view(np.int64)
+    tail = (moved.view(np.int64) != longer[length:].view(np.int64))[::-1]
+    same = int(np.argmax(head)) // columns if head.any() else len(short)
+    since = len(short) - int(np.argmax(tail)) // columns if tail.any() else 0
+    return (since, same) if since <= same else None
 
 
-def period_in_batches(trace: Trace) -> int | None:
+def _data_run_out(trace: Trace) -> int:
+    """The tick at which one of the last tenth of the batches begins to be computed with."""
+    spans = trace.spans
+    late = (spans["batch"] >= trace.header.batches * 9 // 10) & ~np.isin(spans["kind"], _NO_PASS)
+    return int(spans["start"][late].min(initial=trace.end))
+
+
+def likely_period(trace: Trace) -> int | None:
     """After how many batches the gradients of a trace come again as before, likely.
 
-    Looks at the middle of the trace, where its updates, workers and gaps repeat a pattern at least
-    twice.
+    Looks at the second half of those before the data run out: whether their updates, workers and
+    gaps repeat a pattern at least twice.
     """
     rows = trace.gradients
-    if len(rows) < 8:
-        return None
-    taken = trace.spans["start"][trace.spans["kind"] == KIND["forward"]]
-    until = int(taken.max()) if len(taken) else trace.end
-    count = int(np.searchsorted(rows["time"], until, side="right"))
-    middle = rows[count // 3 : count]
+    count = int(np.searchsorted(rows["time"], _data_run_out(trace), side="right"))
+    middle = rows[count // 2 : count]
     if len(middle) < 8:
         return None
     signs = np.stack(
@@ -115,10 +154,17 @@ def period_in_batches(trace: Trace) -> int | None:
             (middle["version_applied"] - middle["version_forward"])[1:],
         ],
         axis=1,
-    )[::-1]
-    for period in range(1, len(signs) // 2 + 1):
-        if (signs[period:] == signs[:-period]).all():
-            batches = np.sort(middle["batch"])[::-1]
+    )
+    mixed = (signs @ _MIXED)[::-1]
+    tried = 0
+    for period in (np.flatnonzero(mixed[1 : len(mixed) // 2 + 1] == mixed[0]) + 1).tolist():
+        near = mixed[period : period + _LOOKED_AT]
+        if (near != mixed[: len(near)]).any():
+            continue
+        if (mixed[period:] == mixed[:-period]).all():
             moved = int(middle["batch"][-1] - middle["batch"][-1 - period])
-            return moved if 0 < moved <= int(batches[0]) else None
+            return moved if moved > 0 else None
+        tried += 1
+        if tried == _MOST_TRIED:
+            return None
     return None

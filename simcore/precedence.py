@@ -5,23 +5,22 @@ device or a wire, what each worker does is the same whatever the times. Then eve
 latest end of those that it comes after, each with a fixed time added: a system that is linear in
 the max-plus algebra (Baccelli, Cohen, Olsder and Quadrat, Synchronization and Linearity, 1992).
 
-Events are kept in *lanes*: one for the operations of each worker, one for each wire that takes
-time, and one for the rounds of each group over each block.
+What is recorded are the lanes of `simcore.event_lanes`.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from math import ceil
 from typing import Any
 
 from simcore.cluster import Cluster
 from simcore.costs import Costs
-from simcore.errors import IllegalOperationError, InputError
+from simcore.errors import IllegalOperationError
+from simcore.event_lanes import After, Lanes, NotStaticError, Recording
+from simcore.group_rounds import GroupRounds
 from simcore.ops import (
     Arrive,
-    Group,
     Join,
     Merge,
     Operation,
@@ -38,45 +37,7 @@ from simcore.rules import RULES
 from simcore.schedule import Schedule
 from simcore.validate import validate
 
-__all__ = ["Event", "Lane", "NotStaticError", "Recording", "record", "refuse_sharing"]
-
-# Kind, block (or channel, or group), batch (-1: none), and of rounds the block that is averaged and
-# whether anything is contributed.
-Event = tuple[str, int, int, tuple[int, bool] | None]
-# An event that another one comes after: its lane, its place there, and the ticks from its end to
-# the end of the other at least.
-After = tuple[int, int, int]
-
-
-class NotStaticError(InputError):
-    """What a schedule does, or the times of it, depend on more than a fixed order of events."""
-
-
-@dataclass(slots=True)
-class Lane:
-    """Events in their order: what each is, when it ends, and what it comes after."""
-
-    name: str
-    events: list[Event] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
-    after: list[tuple[After, ...]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """All lanes of a schedule, those of its workers first.
-
-    `order` lists the lanes of all events, each of which comes after what is listed before it.
-    """
-
-    lanes: list[Lane]
-    workers: int
-    order: list[int]
-
-    @property
-    def end(self) -> int:
-        """The tick at which the last event ends."""
-        return max((lane.ends[-1] for lane in self.lanes if lane.ends), default=0)
+__all__ = ["record", "refuse_sharing"]
 
 
 def refuse_sharing(schedule: Schedule, cluster: Cluster, costs: Costs) -> None:
@@ -129,34 +90,21 @@ def record(schedule: Schedule, cluster: Cluster, costs: Costs) -> Recording:
     if not all(recorder.ended):
         validate(schedule, orders=0)  # says what is wrong
         raise AssertionError("only the recorder waits for ever")
-    return Recording(recorder.lanes, len(schedule.workers), recorder.order)
+    return Recording(recorder.lanes.all, len(schedule.workers), recorder.lanes.order)
 
 
 _kind = cache(kind_of)
 
 
-@dataclass(slots=True)
-class _Round:
-    """Rounds of a group over a block: arrivals of each member, and what has come of them."""
-
-    lane: int
-    arrivals: dict[int, list[After]]
-    contributes: dict[int, list[bool]]
-    joined: Counter[int] = field(default_factory=Counter)
-    results: list[bool] = field(default_factory=list)
-
-
 class _Recorder:
     def __init__(self, schedule: Schedule, cluster: Cluster, costs: Costs) -> None:
         self.schedule, self.costs = schedule, costs
-        self.lanes = [Lane(worker.name) for worker in schedule.workers]
-        self.order: list[int] = []
+        self.lanes = Lanes([worker.name for worker in schedule.workers])
         count = len(schedule.workers)
         self.programs: list[Program] = [worker.program() for worker in schedule.workers]
         self.answers: list[Any] = [None] * count
         self.at: list[Operation | None] = [None] * count
         self.ended = [False] * count
-        self.arrived = [False] * count
         self.patience = Patience(schedule)
         self.slowdowns = [cluster.slowdown(worker) for worker in range(count)]
         speeds = [cluster.device(cluster.device_of(w)).speed(1) for w in range(count)]
@@ -173,15 +121,7 @@ class _Recorder:
         self.received: list[list[After]] = [[] for _ in schedule.channels]
         self.wires: dict[int, int] = {}
         self.groups = {group: n for n, group in enumerate(schedule.groups)}
-        self.members = [
-            [w for w, worker in enumerate(schedule.workers) if group in worker.joins]
-            for group in schedule.groups
-        ]
-        self.timed = [any(each.values()) for each in costs.rounds]
-        self.rounds: dict[tuple[int, int], _Round] = {}
-        self.turns: list[list[int]] = [[] for _ in schedule.groups]
-        self.turn: Counter[tuple[int, int]] = Counter()
-        self.last_round: dict[int, After] = {}
+        self.rounds = GroupRounds(schedule, costs, self.lanes, self.ended)
         self.pending: list[set[int]] = [set() for _ in range(count)]
         self.snapshots: list[set[int]] = [set() for _ in range(count)]
 
@@ -194,7 +134,8 @@ class _Recorder:
                 try:
                     operation = self.programs[worker].send(self.answers[worker])
                 except StopIteration:
-                    self.end(worker)
+                    self.ended[worker] = True
+                    self.rounds.leave(worker)
                     return True
                 self.at[worker] = operation
                 self.answers[worker] = None
@@ -203,21 +144,6 @@ class _Recorder:
                 return moved
             self.at[worker], moved = None, True
         return moved
-
-    def add(self, lane: int, event: Event, duration: int, after: tuple[After, ...]) -> After:
-        """Add an event; returns what comes after it, as yet without time in between."""
-        to = self.lanes[lane]
-        ends = (self.lanes[other].ends[place] + ticks for other, place, ticks in after)
-        to.ends.append(max(ends, default=duration))
-        to.events.append(event)
-        to.after.append(after)
-        self.order.append(lane)
-        return lane, len(to.events) - 1, 0
-
-    def before(self, worker: int, duration: int) -> tuple[After, ...]:
-        """What a worker did last, if anything."""
-        done = len(self.lanes[worker].events)
-        return ((worker, done - 1, duration),) if done else ()
 
     def busy(self, worker: int, ticks: int) -> int:
         """Ticks that take so many at full speed, on the worker's device."""
@@ -249,7 +175,7 @@ class _Recorder:
             ticks = max(1, round(ticks * self.slowdowns[worker]))
         ticks = self.busy(worker, ticks)
         event = kind, block, getattr(operation, "batch", -1), None
-        self.add(worker, event, ticks, self.before(worker, ticks))
+        self.lanes.add(worker, event, ticks, self.lanes.before(worker, ticks))
         match operation:
             case Update():
                 self.pending[worker].discard(block)
@@ -264,7 +190,7 @@ class _Recorder:
         number = self.number[operation.channel]
         delays, sent = self.costs.delays[number], self.sent[number]
         ticks = self.busy(worker, delays.send)
-        after = self.before(worker, ticks)
+        after = self.lanes.before(worker, ticks)
         if operation.channel.capacity is not None and sent >= operation.channel.capacity:
             freed = self.received[number]
             if len(freed) <= sent - operation.channel.capacity:
@@ -272,14 +198,13 @@ class _Recorder:
             lane, place, _ = freed[sent - operation.channel.capacity]
             after = (*after, (lane, place, ticks))
         batch = operation.batch
-        gone = self.add(worker, ("send", number, batch, None), ticks, after)
+        gone = self.lanes.add(worker, ("send", number, batch, None), ticks, after)
         if delays.transmit:
             wire = self.wires.get(number)
             if wire is None:
-                wire = self.wires[number] = len(self.lanes)
-                self.lanes.append(Lane(f"wire of {operation.channel.name}"))
-            after = (worker, gone[1], delays.transmit), *self.before(wire, delays.transmit)
-            gone = self.add(wire, ("transfer", number, batch, None), delays.transmit, after)
+                wire = self.wires[number] = self.lanes.new(f"wire of {operation.channel.name}")
+            after = (worker, gone[1], delays.transmit), *self.lanes.before(wire, delays.transmit)
+            gone = self.lanes.add(wire, ("transfer", number, batch, None), delays.transmit, after)
         self.messages[number].append((batch, gone))
         self.sent[number] += 1
         return True
@@ -289,7 +214,7 @@ class _Recorder:
         number = self.number[channel]
         delays = self.costs.delays[number]
         ticks = self.busy(worker, delays.receive)
-        after = self.before(worker, ticks)
+        after = self.lanes.before(worker, ticks)
         if channel.source:
             batch = next(self.sources[number], None)
             if batch is None:
@@ -299,79 +224,19 @@ class _Recorder:
             after = (*after, (lane, place, delays.latency + ticks))
         else:
             return all(self.ended[sender] for sender in self.schedule.senders[channel])
-        done = self.add(worker, ("receive", number, batch, None), ticks, after)
+        done = self.lanes.add(worker, ("receive", number, batch, None), ticks, after)
         self.received[number].append(done)
         self.answers[worker] = batch
         return True
 
-    # Rounds
-
     def meet(self, worker: int, operation: Arrive | Join) -> bool:
+        """Arrive for a round of a group, join one that has been held, or both."""
         number, block = self.groups[operation.group], operation.block
-        rounds = self.rounds_of(number, operation.group, block)
-        waits = rounds.arrivals[worker]
-        if isinstance(operation, Arrive) or len(waits) <= rounds.joined[worker]:
+        if isinstance(operation, Arrive) or not self.rounds.has_arrived(worker, number, block):
             contributes = block in self.pending[worker] or block in self.snapshots[worker]
-            event = "arrive", number, -1, (block, contributes)
-            arrived = self.add(worker, event, 0, self.before(worker, 0))
-            waits.append(arrived)
-            rounds.contributes[worker].append(contributes)
-            self.take_turn(worker, number, block)
-            self.hold(number, block)
+            self.rounds.arrive(worker, number, block, contributes)
         if isinstance(operation, Arrive):
             return True
-        turn = rounds.joined[worker]
-        if len(rounds.results) <= turn:
-            return False
-        rounds.joined[worker] += 1
-        after = (*self.before(worker, 0), (rounds.lane, turn, 0))
-        self.add(worker, ("join", number, -1, (block, rounds.results[turn])), 0, after)
-        self.answers[worker] = rounds.results[turn]
-        return True
-
-    def rounds_of(self, number: int, group: Group, block: int) -> _Round:
-        found = self.rounds.get((number, block))
-        if found is None:
-            members = self.members[number]
-            arrivals: dict[int, list[After]] = {member: [] for member in members}
-            found = _Round(len(self.lanes), arrivals, {member: [] for member in members})
-            self.rounds[number, block] = found
-            self.lanes.append(Lane(f"{group.name}, block {block}" if block else group.name))
-        return found
-
-    def take_turn(self, worker: int, number: int, block: int) -> None:
-        """Rounds of a group that take time follow each other in the order of the arrivals."""
-        turn, turns = self.turn[worker, number], self.turns[number]
-        self.turn[worker, number] += 1
-        if turn == len(turns):
-            turns.append(block)
-        elif self.timed[number] and turns[turn] != block:
-            rule = "has members that arrive for its blocks in different orders"
-            name = self.schedule.groups[number].name
-            raise NotStaticError("group", name, rule, "simulate this schedule")
-
-    def hold(self, number: int, block: int) -> None:
-        """Hold all rounds for which every member that goes on has arrived."""
-        rounds, members = self.rounds[number, block], self.members[number]
-        while True:
-            turn = len(rounds.results)
-            there = [member for member in members if len(rounds.arrivals[member]) > turn]
-            gone = [member for member in members if member not in there]
-            if not there or not all(self.ended[member] for member in gone):
-                return
-            result = any(rounds.contributes[member][turn] for member in there)
-            ticks = self.costs.rounds[number][block] if result else 0
-            after = [(*rounds.arrivals[member][turn][:2], ticks) for member in there]
-            for member in gone:
-                after += self.before(member, ticks)
-            if self.timed[number] and number in self.last_round:
-                after.append((*self.last_round[number][:2], ticks))
-            event = "round", number, -1, (block, result)
-            self.last_round[number] = self.add(rounds.lane, event, ticks, tuple(after))
-            rounds.results.append(result)
-
-    def end(self, worker: int) -> None:
-        self.ended[worker] = True
-        for number, block in list(self.rounds):
-            if worker in self.members[number]:
-                self.hold(number, block)
+        result = self.rounds.join(worker, number, block)
+        self.answers[worker] = result
+        return result is not None

@@ -5,36 +5,34 @@ ticks later and some batches on. Then a longer run is a shorter one with more pe
 and all that is counted grows by the same for each: in Python's integers, without rounding.
 
 * `simulated`: the run itself.
-* `periodic`: of a static schedule, the period is proved (see `simcore.regime`); of one that chooses
-  by the times, three simulations, each a period longer, nest row by row (see `simcore.nesting`).
-* `max-plus`: a static schedule without a short period. The makespan is that of powers of its
-  matrix; gaps do not depend on times; what is held at most is not known.
+* `periodic`: two simulations, a period apart, are the same row by row but for one period, at
+  whose beginning and end the run is in the same state (see `simcore.nesting`).
+* `max-plus`: a schedule whose order of events is fixed, without a short period. The makespan is
+  that of powers of its matrix; gaps do not depend on times; what is held at most is not known.
 * `estimated`: neither. The makespan grows by the mean of the second half of the longest simulation.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
-from typing import Final, Literal
+from typing import Literal
 
-from simcore.bodies import MOST_EVENTS, Recorded, Repeating, least_batches, repeatings, unit_of
+from simcore.bodies import MOST_EVENTS, Recorded, least_batches, repeatings, unit_of
 from simcore.cluster import Cluster
 from simcore.coincidences import is_static
-from simcore.costs import Costs
 from simcore.durations import Variations
 from simcore.engine import simulate_timed
 from simcore.errors import InputError
 from simcore.estimate import estimate
-from simcore.memory import Peak, memory_of
-from simcore.metrics import peak_in_flight
-from simcore.nesting import nesting, period_in_batches
-from simcore.precedence import NotStaticError
-from simcore.regime import Regime, end_after, periodic_regime
+from simcore.event_lanes import NotStaticError
+from simcore.long_counts import Counted, Histograms, counted, difference, summaries
+from simcore.memory import Peak
+from simcore.nesting import likely_period, nesting, recurs
+from simcore.powers import end_after
 from simcore.schedule import Schedule
 from simcore.schedules import rebuild
-from simcore.staleness import GapSummary, gap_summaries, lost_updates
+from simcore.staleness import GapSummary
 from simcore.timing import Timing
 from simcore.trace import Trace
 from simcore.workload import Workload
@@ -43,17 +41,15 @@ __all__ = ["How", "LongRun", "long_run"]
 
 How = Literal["simulated", "periodic", "max-plus", "estimated"]
 
-_TRIES: Final = 4  # longer and longer simulations, until one shows what it must
-
 
 @dataclass(frozen=True, slots=True)
 class LongRun:
     """What a run of so many mini-batches comes to; None is what is not known.
 
-    `how` it was found, and in words, `ground`; `proved` says whether that is a proof. `period` is
-    in mini-batches, and `steady_gaps` and `batch_s`, the seconds of one of them, are those of a
-    period. `busy_s` and `peaks` are of each worker, `peaks` as `simcore.memory.Peak` without their
-    ticks; the rest is of each block.
+    `how` it was found, and in words, `ground`; `proved` says whether all that is given is exact.
+    `period` is in mini-batches, and `steady_gaps` and `batch_s`, the seconds of one of them, are
+    those of a period. `busy_s` and `peaks` are of each worker, `peaks` as `simcore.memory.Peak`
+    without their ticks; the rest is of each block.
     """
 
     batches: int
@@ -70,19 +66,6 @@ class LongRun:
     lost_updates: tuple[int, ...] | None = None
     peak_in_flight: tuple[int, ...] | None = None
     peaks: tuple[Peak, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """What a trace comes to: what grows with each period, and what must not."""
-
-    ticks: int
-    busy: tuple[int, ...]
-    updates: int
-    histograms: tuple[Mapping[int, int], ...]
-    lost: tuple[int, ...]
-    in_flight: tuple[int, ...]
-    peaks: tuple[Peak, ...] | None
 
 
 def long_run(
@@ -107,7 +90,7 @@ def long_run(
     >>> from simcore.schedules import build
     >>> found = long_run(build("fdg", modules=3), Workload.even(3, 3), batches=10**9)
     >>> found.how, found.makespan_s, found.period, found.gaps[0].histogram
-    ('periodic', Fraction(3000000002, 1), 1, {0: 1, 1: 1, 2: 1, 3: 999999997})
+    ('periodic', Fraction(3000000006, 1), 1, {0: 1, 1: 1, 2: 1, 3: 999999997})
     """
     cluster = cluster or Cluster.private()
     wanted = int(str(schedule.options.get("batches", 0))) if batches is None else batches
@@ -117,22 +100,15 @@ def long_run(
         raise InputError("faults", len(cluster.faults), rule, "leave out pauses and losses")
     if runs.events(wanted) <= most_events // 4:
         return runs.simulated()
-    last: Repeating | None = None
+    found = _periodic(runs, most_events)
+    if found is not None:
+        return found
     try:
-        for repeating in repeatings(runs.recorded, wanted, most_events):
-            regime = periodic_regime(repeating)
-            if regime is not None:
-                return _proved(runs, repeating, regime)
-            last = repeating
+        return _powers(runs, most_events)
     except NotStaticError as error:
-        found = _observed(runs, most_events)
-        if found is not None:
-            return found
         if not estimates:
             raise
         return _estimated(runs, most_events, f"{error}")
-    assert last is not None
-    return _powers(runs, last) if wanted > last.batches else runs.simulated()
 
 
 class _Runs:
@@ -149,18 +125,13 @@ class _Runs:
         self.schedule, self.blocks, self.cluster = schedule, blocks, cluster
         self.wanted, self.progress = wanted, progress
         self.recorded = Recorded(schedule, blocks, cluster, wanted)
-        self.tick_s = self.costs.tick.seconds
+        self.costs = self.recorded.costs
         self.traces: dict[int, Trace] = {}
-
-    @property
-    def costs(self) -> Costs:
-        return self.recorded.costs
 
     def events(self, batches: int) -> int:
         """Operations of a run of so many batches, about."""
-        return estimate(
-            self.schedule.name, {**self.schedule.options, "batches": batches}
-        ).operations
+        options = {**self.schedule.options, "batches": batches}
+        return estimate(self.schedule.name, options).operations
 
     def trace(self, batches: int) -> Trace:
         """The simulation of so many batches."""
@@ -171,185 +142,115 @@ class _Runs:
             self.traces[batches] = simulate_timed(schedule, self.costs, self.cluster, timing)
         return self.traces[batches]
 
-    def counted(self, batches: int) -> _Counted:
+    def counted(self, batches: int) -> Counted:
         """What the simulation of so many batches comes to."""
-        trace = self.trace(batches)
-        busy = [0] * len(trace.header.workers)
-        lasted = (trace.spans["end"] - trace.spans["start"]).tolist()
-        for worker, ticks in zip(trace.spans["worker"].tolist(), lasted, strict=True):
-            busy[worker] += ticks
-        schedule = rebuild(self.schedule, batches=batches)
-        memory = memory_of(trace, schedule, self.blocks)
-        return _Counted(
-            trace.end - trace.start,
-            tuple(busy),
-            len(trace.of_kind("update")),
-            tuple(summary.histogram for summary in gap_summaries(trace)),
-            lost_updates(trace),
-            peak_in_flight(trace),
-            None if memory is None else tuple(Peak(0, p.bytes, p.categories) for p in memory[1]),
-        )
+        return counted(self.trace(batches), rebuild(self.schedule, batches=batches), self.blocks)
 
     def simulated(self) -> LongRun:
         """The run itself."""
-        found = self.counted(self.wanted)
-        return self.extended(
-            "simulated", "the whole run was simulated", found, found, None, 0, True
-        )
+        return self.found("simulated", "the whole run was simulated", self.counted(self.wanted))
 
-    def extended(
+    def found(
         self,
         how: How,
         ground: str,
-        short: _Counted,
-        longer: _Counted,
-        period: int | None,
-        times: int,
-        proved: bool = False,
+        come_to: Counted,
+        *,
+        period: int | None = None,
+        period_ticks: int = 0,
+        period_gaps: Histograms | None = None,
     ) -> LongRun:
-        """The short run and so many times what the longer one has more, in `period` batches."""
-        pairs = zip(short.histograms, longer.histograms, strict=True)
-        differences = [_minus(more, few) for few, more in pairs]
-        gaps = [
-            Counter({gap: few[gap] + times * more[gap] for gap in {**few, **more}})
-            for few, more in zip(map(Counter, short.histograms), differences, strict=True)
-        ]
-        ticks = longer.ticks - short.ticks
+        """What was counted, in seconds."""
+        tick_s = self.costs.tick.seconds
         return LongRun(
             self.wanted,
             how,
             ground,
-            (short.ticks + times * ticks) * self.tick_s,
-            proved,
-            None if period is None else ticks * self.tick_s / period,
+            come_to.ticks * tick_s,
+            True,
+            None if period is None else period_ticks * tick_s / period,
             period,
-            tuple((a + times * (b - a)) * self.tick_s for a, b in _both(short.busy, longer.busy)),
-            short.updates + times * (longer.updates - short.updates),
-            _summaries(gaps),
-            None if period is None else _summaries(differences),
-            tuple(a + times * (b - a) for a, b in _both(short.lost, longer.lost)),
-            short.in_flight,
-            short.peaks,
+            tuple(ticks * tick_s for ticks in come_to.busy),
+            come_to.updates,
+            summaries(come_to.histograms),
+            None if period_gaps is None else summaries(period_gaps),
+            come_to.lost,
+            come_to.in_flight,
+            come_to.peaks,
         )
 
 
-def _every(period: int) -> str:
-    return "with every batch" if period == 1 else f"every {period} batches"
-
-
-def _both(few: tuple[int, ...], more: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    return zip(few, more, strict=True)
-
-
-def _minus(more: Mapping[int, int], few: Mapping[int, int]) -> Counter[int]:
-    found = Counter(more)
-    found.subtract(few)
-    return found
-
-
-def _summaries(histograms: list[Counter[int]]) -> tuple[GapSummary, ...]:
-    found = []
-    for block, counts in enumerate(histograms, 1):
-        kept = {gap: counts[gap] for gap in sorted(counts) if counts[gap]}
-        if not kept:
-            found.append(GapSummary(block, None, None, None, {}))
-            continue
-        mean = sum(gap * count for gap, count in kept.items()) / sum(kept.values())
-        found.append(GapSummary(block, mean, min(kept), max(kept), kept))
-    return tuple(found)
-
-
-def _proved(runs: _Runs, repeating: Repeating, regime: Regime) -> LongRun:
-    """A static schedule whose regime is proved: two simulations, one period apart."""
-    wanted, period = runs.wanted, regime.period * repeating.period
-    batches = repeating.batches + (regime.needed - repeating.iterations) * repeating.period
-    least = max(batches, least_batches(runs.schedule))
-    batches = least + (wanted - least) % period
-    for _ in range(_TRIES):
-        if batches + period >= wanted:
-            return runs.simulated()
-        short, longer = runs.trace(batches), runs.trace(batches + period)
-        found = nesting(short, longer)
-        if found is not None and found.ticks == regime.ticks:
-            few, more = runs.counted(batches), runs.counted(batches + period)
-            if (few.in_flight, few.peaks) == (more.in_flight, more.peaks):
-                ground = (
-                    f"everything repeats {_every(period)}: proved, for the order of events is "
-                    "fixed, and their times recur"
-                )
-                times = (wanted - batches) // period
-                return runs.extended("periodic", ground, few, more, period, times, True)
-        batches += -(-batches // period) * period
-    raise AssertionError("what is proved to repeat must be seen to do so")
-
-
-def _observed(runs: _Runs, most_events: int) -> LongRun | None:
-    """A schedule that chooses: three simulations, one period apart each, if they nest."""
+def _periodic(runs: _Runs, most_events: int) -> LongRun | None:
+    """The shorter of two simulations and so many periods more, if a period shows in them."""
     schedule, wanted = runs.schedule, runs.wanted
-    unit, least = unit_of(schedule), 3 * least_batches(schedule)
-    while runs.events(least) <= most_events // 4 and least < wanted:
+    unit, least = unit_of(schedule), least_batches(schedule)
+    while runs.events(least) <= most_events and least < wanted:
         batches = least + (wanted - least) % unit
-        passes = period_in_batches(runs.trace(batches))
+        passes = likely_period(runs.trace(batches))
         if passes is not None:
             period = lcm(unit * schedule.micro_batches, passes) // schedule.micro_batches
             batches = least + (wanted - least) % period
-            if runs.events(batches + 2 * period) > most_events:
-                return None
-            if batches + 2 * period >= wanted:
+            if batches + period >= wanted:
                 return runs.simulated()
-            found = _nested(runs, batches, period)
-            if found is not None:
-                return found
+            if runs.events(batches + period) > most_events:
+                return None
+            longer = runs.trace(batches + period)
+            found = nesting(runs.trace(batches), longer)
+            if found is not None and recurs(longer, found):
+                return _repeated(runs, batches, period)
         least *= 2
     return None
 
 
-def _nested(runs: _Runs, batches: int, period: int) -> LongRun | None:
-    sizes = [batches + times * period for times in range(3)]
-    traces = [runs.trace(size) for size in sizes]
-    one, two = nesting(traces[0], traces[1]), nesting(traces[1], traces[2])
-    if one is None or one != two:
-        return None
-    counted = [runs.counted(size) for size in sizes]
-    if len({str((each.in_flight, each.peaks)) for each in counted}) > 1:
-        return None
+def _repeated(runs: _Runs, batches: int, period: int) -> LongRun:
+    few, more = runs.counted(batches), runs.counted(batches + period)
+    every = "with every batch" if period == 1 else f"every {period} batches"
     ground = (
-        f"everything repeats {_every(period)}: simulations of {sizes[0]}, {sizes[1]} and "
-        f"{sizes[2]} batches are the same, row by row, but for one period and two"
+        f"everything repeats {every}: the simulation of {batches + period} batches is that of "
+        f"{batches}, row by row, with one period put in, and the state before the period recurs "
+        "behind it"
     )
-    times = (runs.wanted - batches) // period
-    return runs.extended("periodic", ground, counted[0], counted[1], period, times)
+    return runs.found(
+        "periodic",
+        ground,
+        few.grown(more, (runs.wanted - batches) // period),
+        period=period,
+        period_ticks=more.ticks - few.ticks,
+        period_gaps=difference(more, few),
+    )
 
 
-def _powers(runs: _Runs, repeating: Repeating) -> LongRun:
+def _powers(runs: _Runs, most_events: int) -> LongRun:
     """A static schedule without a short period: makespan by powers, gaps by its programs."""
-    wanted, period = runs.wanted, repeating.period
-    runs.progress("raising the matrix of the schedule to a power")
-    end = end_after(repeating, (wanted - repeating.batches) // period)
-    assert end is not None, "the longest recording holds all that its end comes after"
-    least = least_batches(runs.schedule)
+    wanted = runs.wanted
+    for repeating in repeatings(runs.recorded, wanted, most_events):
+        runs.progress("raising the matrix of the schedule to a power")
+        if repeating.batches >= wanted:
+            return runs.simulated()
+        end = end_after(repeating, (wanted - repeating.batches) // repeating.period)
+        if end is not None:
+            break
+    else:
+        rule = f"must be more than {most_events} to see all that the end of a run comes after"
+        raise NotStaticError("recorded events", most_events, rule, "simulate this schedule")
+    period, least = repeating.period, least_batches(runs.schedule)
     batches = least + (wanted - least) % period
     few, more, most = (runs.counted(batches + times * period) for times in range(3))
-    times = (wanted - batches) // period
-    ground = (
-        "the makespan is that of powers of the schedule's max-plus matrix, for no short period was "
-        "found; gaps are those of its programs, whatever the times; peaks are not known"
-    )
-    found = runs.extended("max-plus", ground, few, more, period, times)
-    grows = [_minus(b, a) for a, b in zip(few.histograms, more.histograms, strict=True)]
-    again = [_minus(b, a) for a, b in zip(more.histograms, most.histograms, strict=True)]
-    gaps = found.gaps if is_static(runs.schedule) and grows == again else None
+    come_to = few.grown(more, (wanted - batches) // period)
+    known = is_static(runs.schedule) and difference(more, few) == difference(most, more)
+    tick_s = runs.costs.tick.seconds
     return LongRun(
         wanted,
         "max-plus",
-        ground,
-        end * runs.tick_s,
+        "the makespan is that of powers of the schedule's max-plus matrix, for no short period was "
+        "found; gaps are those of its programs, whatever the times; peaks are not known",
+        end * tick_s,
         proved=True,
-        busy_s=found.busy_s,
-        updates=found.updates,
-        gaps=gaps,
-        steady_gaps=found.steady_gaps if gaps else None,
-        lost_updates=found.lost_updates if gaps else None,
+        busy_s=tuple(ticks * tick_s for ticks in come_to.busy),
+        updates=come_to.updates,
+        gaps=summaries(come_to.histograms) if known else None,
+        steady_gaps=summaries(difference(more, few)) if known else None,
+        lost_updates=come_to.lost if known else None,
     )
 
 
@@ -368,4 +269,4 @@ def _estimated(runs: _Runs, most_events: int, reason: str) -> LongRun:
         f"an estimate: nothing was seen to repeat exactly in {2 * batches} batches, the second "
         f"half of which is taken for the rest; and the order of events is not fixed ({reason})"
     )
-    return LongRun(runs.wanted, "estimated", ground, ticks * runs.tick_s)
+    return LongRun(runs.wanted, "estimated", ground, ticks * runs.costs.tick.seconds)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simcore.cluster import Cluster, Link
 from simcore.cycle import CycleTime, cycle_time
-from simcore.precedence import NotStaticError
+from simcore.event_lanes import NotStaticError
 from simcore.schedules import build
 from simcore.schedules.windows import windows
 from simcore.workload import Layer, Workload

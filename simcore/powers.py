@@ -1,13 +1,11 @@
-"""Times of a static schedule that repeats, however often: its periodic regime, or powers.
+"""The end of a static schedule that repeats, however often: by powers of its matrix.
 
 The ends of all nodes in one iteration follow from those of the iterations before by a max-plus
-linear rule that is the same in every iteration. So if they are those of p iterations before plus
-one constant, over as many iterations as the largest lag, they are so for ever (a theorem, for the
-rule only adds and takes maxima). Where no such p is short, the rule is a matrix, and its powers
-give the ends after any number of iterations.
+linear rule that is the same in every iteration. So the rule is a matrix, and its powers, by
+repeated squaring, give the ends after any number of iterations. The end of the run is then worked
+out event by event, as it was recorded.
 """
 
-from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 import numpy as np
@@ -16,21 +14,7 @@ from numpy.typing import NDArray
 from simcore.bodies import Edge, Repeating
 from simcore.max_plus import NOTHING, Affine, affine, raised
 
-__all__ = ["Regime", "end_after", "periodic_regime"]
-
-
-@dataclass(frozen=True, slots=True)
-class Regime:
-    """From iteration `first` on, all ends are those of `period` iterations before plus `ticks`.
-
-    `needed` is a number of iterations with which the regime has begun everywhere before the end
-    begins anywhere.
-    """
-
-    first: int
-    period: int
-    ticks: int
-    needed: int
+__all__ = ["end_after"]
 
 
 def _ends(repeating: Repeating) -> NDArray[np.int64]:
@@ -40,26 +24,6 @@ def _ends(repeating: Repeating) -> NDArray[np.int64]:
         ends = repeating.recording.lanes[lane].ends[body.first : body.place(count, 0)]
         columns.append(np.array(ends, np.int64).reshape(count, body.length))
     return np.concatenate(columns, axis=1)
-
-
-def periodic_regime(repeating: Repeating) -> Regime | None:
-    """The regime with the shortest period, if the recording is long enough to prove one."""
-    ends = _ends(repeating)
-    deepest = repeating.deepest
-    for period in range(1, len(ends) - deepest + 1):
-        grown = ends[-1] - ends[-1 - period]
-        ticks = int(grown[0])
-        if (grown != ticks).any():
-            continue
-        uniform = ((ends[period:] - ends[:-period]) == ticks).all(axis=1)
-        broken = np.flatnonzero(~uniform)
-        since = int(broken[-1]) + 1 if len(broken) else 0
-        if len(uniform) - since >= deepest:
-            # Some lanes are behind others, by so many ticks.
-            spread = int(ends[since + deepest - 1].max() - ends[since].min())
-            behind = -(-spread // ticks) * period if ticks else 0
-            return Regime(since, period, ticks, since + period + deepest + 1 + behind)
-    return None
 
 
 def end_after(repeating: Repeating, more: int) -> int | None:

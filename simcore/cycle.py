@@ -22,7 +22,7 @@ __all__ = ["CycleTime", "bottleneck_values", "critical", "cycle_time"]
 
 _MOST_SHOWN: Final = 8  # parts of a cycle that the sentence has
 # Events that have no name of their own in a cycle: what comes of them has.
-_SILENT: Final = ("send", "receive", "arrive", "join", "transfer", "round")
+_SILENT: Final = ("arrive", "join", "transfer", "round")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +105,13 @@ def bottleneck_values(
 
 def _parts(repeating: Repeating, cycle: Sequence[Edge], recorded: Recorded) -> Iterator[str]:
     """A cycle in words: what each worker does on it, and what takes it on to the next one."""
-    schedule = recorded.schedule
     if not cycle:
         return
     lanes, workers = repeating.recording.lanes, repeating.recording.workers
     lane_of = [repeating.nodes[edge.after][0] for edge in cycle]
-    # A part begins where the lane changes; the cycle is turned to begin with one.
+    # A part begins where the lane changes; the cycle is told from the first worker on it.
     turns = [at for at in range(len(cycle)) if lane_of[at] != lane_of[at - 1]]
-    begin = turns[0] if turns else _first(repeating, cycle)
+    begin = min(turns, key=lambda at: lane_of[at]) if turns else _first(cycle)
     edges = [*cycle[begin:], *cycle[:begin]]
     doing: list[str] = []
     lane = repeating.nodes[edges[0].after][0]
@@ -124,7 +123,7 @@ def _parts(repeating: Repeating, cycle: Sequence[Edge], recorded: Recorded) -> I
         if repeating.nodes[edge.before][0] != now and now < workers:
             yield from _way(repeating, edge, recorded)
         lane = now
-        word = _word(repeating, edge.after, schedule)
+        word = _word(repeating, edge.after, recorded) if edge.ticks else ""
         if word and word not in doing:
             doing.append(word)
         if now >= workers:
@@ -135,7 +134,7 @@ def _parts(repeating: Repeating, cycle: Sequence[Edge], recorded: Recorded) -> I
         yield f"{lanes[lane].name}: {', '.join(doing)}"
 
 
-def _first(repeating: Repeating, cycle: Sequence[Edge]) -> int:
+def _first(cycle: Sequence[Edge]) -> int:
     """Where a cycle within one lane begins: behind what takes it to another iteration."""
     return next(at for at, edge in enumerate(cycle) if edge.lag)
 
@@ -151,8 +150,12 @@ def _way(repeating: Repeating, edge: Edge, recorded: Recorded) -> Iterator[str]:
         yield f"round of {schedule.groups[place].name}"
 
 
-def _word(repeating: Repeating, node: int, schedule: Schedule) -> str:
-    kind, block, _, _ = repeating.event(node)
+def _word(repeating: Repeating, node: int, recorded: Recorded) -> str:
+    schedule, (kind, block, _, _) = recorded.schedule, repeating.event(node)
+    if kind in ("send", "receive"):
+        delays, name = recorded.costs.delays[block], schedule.channels[block].name
+        takes_time = delays.send if kind == "send" else delays.receive
+        return f"{kind} {name}" if takes_time else ""
     if kind in _SILENT:
         return ""
     lane = repeating.nodes[node][0]

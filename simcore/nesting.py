@@ -119,7 +119,7 @@ def _put_in(
     length = len(longer) - len(short)
     if length < 0:
         return None
-    columns = len(short.dtype)
+    columns = len(short.dtype.names or ())
     # Comparing rows field by field is slow.
     head = short.view(np.int64) != longer[: len(short)].view(np.int64)
     tail = (moved.view(np.int64) != longer[length:].view(np.int64))[::-1]

@@ -10,9 +10,8 @@ What is recorded are the lanes of `simcore.event_lanes`.
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from functools import cache
 from math import ceil
-from typing import Any
+from typing import Any, Final
 
 from simcore.cluster import Cluster
 from simcore.costs import Costs
@@ -93,7 +92,7 @@ def record(schedule: Schedule, cluster: Cluster, costs: Costs) -> Recording:
     return Recording(recorder.lanes.all, len(schedule.workers), recorder.lanes.order)
 
 
-_kind = cache(kind_of)
+_KIND: Final = {each: kind_of(each) for each in RULES if each is not Select}
 
 
 class _Recorder:
@@ -167,7 +166,7 @@ class _Recorder:
         return True
 
     def compute(self, worker: int, operation: Any) -> None:
-        kind, block = _kind(type(operation)), getattr(operation, "block", 0)
+        kind, block = _KIND[type(operation)], getattr(operation, "block", 0)
         if kind not in self.costs.compute:
             raise IllegalOperationError(f"the schedule does not say that it splits {kind} passes")
         ticks = self.costs.compute[kind][block]

@@ -25,7 +25,7 @@ def is_for_batches(schedule: str, given: Mapping[str, object], limit: str) -> bo
     """Whether the trace of a schedule is estimated to need more memory than the limit, and that
     because of its many batches.
     """
-    few = {**given, "batches": _few(find(schedule).defaults | given)}
+    few = {**given, "batches": _few({**find(schedule).defaults, **given})}
     return _is_too_large(schedule, given, limit) and not _is_too_large(schedule, few, limit)
 
 
@@ -50,7 +50,7 @@ def _few(given: Mapping[str, object]) -> int:
 def small(schedule: str, given: Mapping[str, object]) -> "Schedule":
     """The schedule with few batches, to be made longer; checks that its options go together."""
     check_together(schedule, FLAGS, given)
-    few = _few(find(schedule).defaults | given)
+    few = _few({**find(schedule).defaults, **given})
     return build(schedule, flags=FLAGS, **{**given, "batches": few})
 
 

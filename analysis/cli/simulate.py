@@ -106,17 +106,15 @@ def command(
     are exact: 0.1 is one tenth, and 1/3 may be written so.
     """
     entry = find(schedule)
-    given = read_options(schedule, options)
     costs = cost_flags.read()
-    given = costs.fitted(entry, given)
+    given = costs.fitted(entry, read_options(schedule, options))
     where = link_flags.read()
     cv = number(jitter, "--jitter", most=_MOST_JITTER)
     varied = _variation(variation, jitter) if variation is not None else None
     random_times = bool(cv) or (varied is not None and varied.random)
     chosen = one_of(engine, "--engine", _ENGINES)
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
-    certain = not random_times and not where.faults
-    if certain and is_for_batches(schedule, given, memory_limit):
+    if is_for_batches(schedule, given, memory_limit) and not (random_times or where.faults):
         _long(schedule, given, costs, where, link_flags, slack, json, out)
         return
     refuse_if_too_large(schedule, given, memory_limit)
@@ -142,8 +140,8 @@ def command(
             seed=seed_number,
             progress=bar.told,
         )
-    summary = summarize(trace, blocks, built, where, chosen)
-    summary |= found_simulated(built, blocks, where, random_times)
+    found = found_simulated(built, blocks, where, random_times)
+    summary = summarize(trace, blocks, built, where, chosen) | found
     if slack:
         summary["slack"] = _slack(built, blocks, where)
     if path is not None:

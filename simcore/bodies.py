@@ -42,7 +42,7 @@ MOST_EVENTS: Final = 400_000  # that a recording or a simulation may have
 _MULTIPLES: Final = (1, 2, 3, 4)
 
 # Options that say how much there is, not what is done at which batch.
-_SIZES: Final = ("batches", "prefetch", "queue_capacity", "loaders", "tangents")
+_SIZES: Final = ("batches", "prefetch", "queue_capacity", "tangents")
 _PARTS: Final = ("modules", "layers", "micro_batches")
 
 
@@ -151,7 +151,10 @@ def costs_of(schedule: Schedule, blocks: Workload, cluster: Cluster, batches: in
 
 def unit_of(schedule: Schedule) -> int:
     """Mini-batches after which a program may do the same again: a multiple of what it counts to."""
-    return lcm(1, *_constants(schedule))
+    replicas, loaders = (schedule.options.get(each, 1) for each in ("replicas", "loaders"))
+    # Each replica has its own loaders, who take turns.
+    around = replicas * max(1, loaders) if type(replicas) is type(loaders) is int else 1
+    return lcm(around, *_constants(schedule))
 
 
 def least_batches(schedule: Schedule) -> int:

@@ -3,6 +3,7 @@
 K modules; f, b, u the seconds of a pass forward, backward, and of an update in a module; c = f + b.
 """
 
+import re
 from fractions import Fraction
 from typing import Any
 
@@ -17,7 +18,8 @@ from simcore.schedules import build
 from simcore.schedules.windows import windows
 from simcore.workload import Layer, Workload
 
-Times = tuple[int, int, int]  # forward, backward, update
+Times = tuple[int | Fraction, int | Fraction, int | Fraction]  # forward, backward, update
+KINDS = ("forward", "backward", "update")
 
 few = settings(deadline=None, max_examples=20)
 durations = st.integers(0, 6)
@@ -110,6 +112,51 @@ def test_flushed_pipelines_of_even_modules(times: list[Times], m: int) -> None:
 def test_latency_that_fdg_does_not_hide(latency_s: int, batch_s: Fraction) -> None:
     # As its docstring says for even modules: max(c, c - update / 2 + latency).
     assert found("fdg", [(1, 1, 1)] * 3, latency_s).batch_s == batch_s
+
+
+# What is on the cycle matters, and nothing else does.
+
+
+def on_cycle(cycle: CycleTime) -> set[tuple[int, int]]:
+    """Modules and places in `KINDS` that a cycle names."""
+    named = [re.fullmatch(r"module (\d+): (.*)", part) for part in cycle.cycle]
+    return {
+        (int(part[1]) - 1, KINDS.index(kind))
+        for part in named
+        if part
+        for kind in part[2].split(", ")
+    }
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    name=st.sampled_from(["fdg", "pipedream", "fr", "dsp", "1f1b", "gpipe", "ddg"]),
+    times=st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=2, max_size=3),
+    latency_s=latencies,
+)
+def test_only_what_is_on_the_cycle_matters(
+    name: str, times: list[Times], latency_s: Fraction
+) -> None:
+    little = Fraction(1, 1000)
+    before = found(name, times, latency_s)
+    named = on_cycle(before)
+    assert named
+
+    def changed(module: int, kind: int, by: Fraction) -> CycleTime:
+        other: list[list[int | Fraction]] = [list(each) for each in times]
+        other[module][kind] += by
+        return found(name, [(f, b, u) for f, b, u in other], latency_s)
+
+    for module in range(len(times)):
+        for kind in range(3):
+            faster = changed(module, kind, -little)
+            if (module, kind) not in named:
+                assert faster.batch_s == before.batch_s
+                continue
+            slower = changed(module, kind, little)
+            assert slower.batch_s > before.batch_s
+            # Unless another cycle takes as long.
+            assert faster.batch_s < before.batch_s or (module, kind) not in on_cycle(faster)
 
 
 def test_the_slow_module_is_named() -> None:

@@ -69,6 +69,7 @@ def cycle_time(
 def critical(repeating: Repeating, recorded: Recorded) -> CycleTime:
     """The largest cycle ratio of a schedule that repeats, in seconds and in words."""
     ratio, cycle = largest_cycle_ratio(len(repeating.nodes), repeating.edges)
+    cycle = _of_one_lane(repeating, ratio) or cycle
     words = tuple(_parts(repeating, cycle, recorded))
     # The cycle is told from what a worker does, not from what brings it there.
     own = next((at for at, part in enumerate(words) if ": " in part), 0)
@@ -82,6 +83,20 @@ def critical(repeating: Repeating, recorded: Recorded) -> CycleTime:
     text = f"{shown} {verb} this schedule{several}" if words else "nothing takes time"
     batch_s = ratio * recorded.costs.tick.seconds / repeating.period
     return CycleTime(batch_s, words, batches, text)
+
+
+def _of_one_lane(repeating: Repeating, ratio: Fraction) -> list[Edge]:
+    """The cycle of a lane alone that takes as long, if there is one: it is the easiest to tell."""
+    around: dict[int, list[Edge]] = {}
+    for edge in repeating.edges:
+        (lane, place), (other, after) = repeating.nodes[edge.before], repeating.nodes[edge.after]
+        length = repeating.bodies[lane].length
+        if lane == other and after == (place + 1) % length and edge.lag == (after <= place):
+            around.setdefault(lane, []).append(edge)
+    for lane, edges in around.items():
+        if len(edges) == repeating.bodies[lane].length and sum(e.ticks for e in edges) == ratio:
+            return edges
+    return []
 
 
 def bottleneck_values(

@@ -108,7 +108,7 @@ def long_run(
     except NotStaticError as error:
         if not estimates:
             raise
-        return _estimated(runs, most_events, f"{error}")
+        return _estimated(runs, most_events, f"{error.what} {error.value} {error.rule}")
 
 
 class _Runs:
@@ -266,7 +266,7 @@ def _estimated(runs: _Runs, most_events: int, reason: str) -> LongRun:
     first, second = short.end - short.start, longer.end - longer.start
     ticks = second + Fraction(second - first, batches) * (runs.wanted - 2 * batches)
     ground = (
-        f"an estimate: nothing was seen to repeat exactly in {2 * batches} batches, the second "
-        f"half of which is taken for the rest; and the order of events is not fixed ({reason})"
+        f"nothing was seen to repeat exactly in {2 * batches} batches, the second half of which is "
+        f"taken for the rest; and the order of events is not fixed, for {reason}"
     )
     return LongRun(runs.wanted, "estimated", ground, ticks * runs.costs.tick.seconds)

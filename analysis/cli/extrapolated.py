@@ -1,6 +1,7 @@
 """`gradlag simulate` for more batches than a trace can hold: what repeats is counted, not run."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.cli.options import FLAGS
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["extrapolated", "found_simulated", "is_for_batches", "show_long", "small"]
 
 _BATCHES: Final = 100
+_MOST_BATCHES: Final = 10**100  # figures of more may not be floats
 _BOTTLENECK_EVENTS: Final = 30_000  # a recording of so many takes a fraction of a second
 
 
@@ -59,8 +61,12 @@ def extrapolated(
 ) -> dict[str, Any]:
     """The document of a run of so many batches, without making its trace.
 
-    Raises `InputError` where its workers are lost or pause, or it has too many modules.
+    Raises `InputError` where its workers are lost or pause, or it has too many modules or batches.
     """
+    if batches > _MOST_BATCHES:
+        given = f"{Decimal(batches):.3g}"
+        raise InputError("--batches", given, "must be at most 10^100", "give fewer")
+
     from simcore.long_summary import summarize_long
     from simcore.steady import long_run
 
@@ -69,7 +75,7 @@ def extrapolated(
         bar.stage("looking for what bounds it")
         document = summarize_long(found, built, blocks, where)
     if found.how == "estimated":
-        note(f"the makespan is {found.ground}")
+        note(f"the makespan is an estimate: {found.ground}")
     return document
 
 

@@ -12,7 +12,7 @@ and all that is counted grows by the same for each: in Python's integers, withou
 * `estimated`: neither. The makespan grows by the mean of the second half of the longest simulation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
@@ -182,9 +182,8 @@ class _Runs:
 
 def _periodic(runs: _Runs, most_events: int) -> LongRun | None:
     """The shorter of two simulations and so many periods more, if a period shows in them."""
-    schedule, wanted = runs.schedule, runs.wanted
-    unit, least = unit_of(schedule), least_batches(schedule)
-    while runs.events(least) <= most_events and least < wanted:
+    schedule, wanted, unit = runs.schedule, runs.wanted, unit_of(runs.schedule)
+    for least in _sizes(runs, most_events):
         batches = least + (wanted - least) % unit
         passes = likely_period(runs.trace(batches))
         if passes is not None:
@@ -198,8 +197,25 @@ def _periodic(runs: _Runs, most_events: int) -> LongRun | None:
             found = nesting(runs.trace(batches), longer)
             if found is not None and recurs(longer, found):
                 return _repeated(runs, batches, period)
-        least *= 2
     return None
+
+
+def _sizes(runs: _Runs, most_events: int) -> Iterator[int]:
+    """Numbers of batches to look for a period in, each twice the one before."""
+    unit, least = unit_of(runs.schedule), least_batches(runs.schedule)
+
+    def fits(batches: int) -> bool:
+        return runs.events(batches + unit) <= most_events and batches < runs.wanted
+
+    # A pipeline that is not flushed has to fill up, and then to be seen doing the same for as long
+    # as a batch passes through it.
+    while runs.schedule.micro_batches == 1 and least < 4 * least_batches(runs.schedule):
+        if not fits(2 * least):
+            break
+        least *= 2
+    while fits(least):
+        yield least
+        least *= 2
 
 
 def _repeated(runs: _Runs, batches: int, period: int) -> LongRun:

@@ -1,8 +1,8 @@
 """The repeating bodies of a static schedule, and the graph of what in them comes after what.
 
-The same schedule is recorded for n, n + P and n + 2 P mini-batches. It repeats if every lane of the
-longer ones is that of the shortest with one body, and with two, put in at one place, batches
-counted on. That is compared event by event. It then holds for every n + j P, by the rule of
+The same schedule is recorded for n and n + P mini-batches. It repeats if every lane of the longer
+recording is that of the shorter one with one body put in, batches counted on, behind at least one
+that is the same. That is compared event by event. It then holds for every n + j P, by the rule of
 `simcore.steps`: a program does nothing with its counters but to compare them with constants and
 with the number of batches, and to take them modulo constants, so that nothing in the middle of a
 run can tell how far it is from either end; n must be above the constants, those that are options
@@ -77,7 +77,7 @@ class Edge:
 class Repeating:
     """A schedule that repeats: `bodies` of lanes, and `nodes`, the lane and position of each.
 
-    `recording` is that of n + 2 P mini-batches, of which there are `batches`; an iteration is of P,
+    `recording` is that of n + P mini-batches, of which there are `batches`; an iteration is of P,
     the `period`. Iterations before `iterations` are whole in all lanes.
     """
 
@@ -184,21 +184,21 @@ def repeating(
 
     Raises `NotStaticError` if the schedule does not repeat within so many batches.
     """
-    short, longer, longest = (recorded(batches + times * period) for times in range(3))
-    if not len(short.lanes) == len(longer.lanes) == len(longest.lanes):
+    short, longer = recorded(batches), recorded(batches + period)
+    if len(short.lanes) != len(longer.lanes):
         raise _unrepeated(period, "lanes appear late")
     bodies: dict[int, Body] = {}
-    for number, lanes in enumerate(zip(short.lanes, longer.lanes, longest.lanes, strict=True)):
+    for number, lanes in enumerate(zip(short.lanes, longer.lanes, strict=True)):
         body = _body(*lanes, shift)
         if body.length:
             bodies[number] = body
     if not bodies:
         raise _unrepeated(batches, "nothing in it is done more often with more batches")
-    bodies = _cut(longest, bodies)
+    bodies = _cut(longer, bodies)
     iterations = min((body.until - body.first) // body.length for body in bodies.values())
     nodes = [(lane, position) for lane, body in bodies.items() for position in range(body.length)]
-    edges = _edges(longest, bodies, nodes, iterations)
-    return Repeating(longest, batches + 2 * period, period, bodies, nodes, edges, iterations)
+    edges = _edges(longer, bodies, nodes, iterations)
+    return Repeating(longer, batches + period, period, bodies, nodes, edges, iterations)
 
 
 def repeatings(
@@ -219,7 +219,7 @@ def repeatings(
         for multiple in _MULTIPLES:
             period = unit * multiple
             batches = least + (like - least) % period
-            longest = {**schedule.options, "batches": batches + 2 * period}
+            longest = {**schedule.options, "batches": batches + period}
             if estimate(schedule.name, longest).operations > most_events:
                 if shown:
                     return
@@ -239,9 +239,13 @@ def _unrepeated(value: int, reason: str) -> UnrepeatedError:
     return UnrepeatedError("number of batches tried", value, rule, "simulate this schedule")
 
 
-def _body(short: Lane, longer: Lane, longest: Lane, shift: int) -> Body:
-    """Where in a lane the body is, and how often; raises unless one more and two more fit."""
-    a, b, c = short.events, longer.events, longest.events
+def _body(short: Lane, longer: Lane, shift: int) -> Body:
+    """Where in a lane the body is; raises unless one more fits, behind one that is the same.
+
+    Up to `same` the lanes are alike, and from `first` on if the body is left out: in between each
+    event of the longer lane comes again a body later.
+    """
+    a, b = short.events, longer.events
     length = len(b) - len(a)
     same = next((at for at, pair in enumerate(zip(a, b, strict=False)) if pair[0] != pair[1]), None)
     same = len(a) if same is None else same
@@ -249,11 +253,9 @@ def _body(short: Lane, longer: Lane, longest: Lane, shift: int) -> Body:
     while tail < len(a) and _moved(a[-1 - tail], shift) == b[-1 - tail]:
         tail += 1
     first = len(a) - tail
-    repeats = length >= 0 and first <= same and len(c) == len(b) + length
-    repeats = repeats and c[: first + length] == b[: first + length]
-    if not repeats or [_moved(event, shift) for event in b[first:]] != c[first + length :]:
-        raise _unrepeated(len(c), f"{short.name} does something else with more batches")
-    return Body(first, length, same + 2 * length)
+    if length < 0 or first + length > same:
+        raise _unrepeated(len(b), f"{short.name} does something else with more batches")
+    return Body(first, length, same + length)
 
 
 def _moved(event: Event, shift: int) -> Event:

@@ -20,7 +20,6 @@ from typing import Literal
 
 from simcore.bodies import MOST_EVENTS, Recorded, least_batches, repeatings, unit_of
 from simcore.cluster import Cluster
-from simcore.coincidences import is_static
 from simcore.durations import Variations
 from simcore.engine import simulate_timed
 from simcore.errors import InputError
@@ -253,7 +252,9 @@ def _powers(runs: _Runs, most_events: int) -> LongRun:
     batches = least + (wanted - least) % period
     few, more, most = (runs.counted(batches + times * period) for times in range(3))
     come_to = few.grown(more, (wanted - batches) // period)
-    known = is_static(runs.schedule) and difference(more, few) == difference(most, more)
+    # What a worker does is fixed, and so are gaps where nobody else computes with its weights.
+    known = _has_one_worker_for_each(runs.schedule)
+    known = known and difference(more, few) == difference(most, more)
     tick_s = runs.costs.tick.seconds
     return LongRun(
         wanted,
@@ -268,6 +269,12 @@ def _powers(runs: _Runs, most_events: int) -> LongRun:
         steady_gaps=summaries(difference(more, few)) if known else None,
         lost_updates=come_to.lost if known else None,
     )
+
+
+def _has_one_worker_for_each(schedule: Schedule) -> bool:
+    """Whether the weights of each block, in each replica, are those of one worker."""
+    owned = [(worker.replica, block) for worker in schedule.workers for block in worker.blocks]
+    return len(set(owned)) == len(owned)
 
 
 def _estimated(runs: _Runs, most_events: int, reason: str) -> LongRun:

@@ -242,7 +242,11 @@ def _powers(runs: _Runs, most_events: int) -> LongRun:
         runs.progress("raising the matrix of the schedule to a power")
         if repeating.batches >= wanted:
             return runs.simulated()
-        end = end_after(repeating, (wanted - repeating.batches) // repeating.period)
+        try:
+            end = end_after(repeating, (wanted - repeating.batches) // repeating.period)
+        except OverflowError:
+            rule = "let workers run apart by more than 2**59 ticks"
+            raise NotStaticError("mini-batches", wanted, rule, "give fewer") from None
         if end is not None:
             break
     else:
@@ -290,6 +294,6 @@ def _estimated(runs: _Runs, most_events: int, reason: str) -> LongRun:
     ticks = second + Fraction(second - first, batches) * (runs.wanted - 2 * batches)
     ground = (
         f"nothing was seen to repeat exactly in {2 * batches} batches, the second half of which is "
-        f"taken for the rest; and the order of events is not fixed, for {reason}"
+        f"taken for the rest; and more is not known, for {reason}"
     )
     return LongRun(runs.wanted, "estimated", ground, ticks * runs.costs.tick.seconds)

@@ -143,6 +143,14 @@ def test_a_queue_that_grows_has_no_period_but_a_makespan() -> None:
     assert (far.peak_in_flight, far.peaks) == (None, None)
 
 
+def test_workers_that_run_too_far_apart_are_estimated() -> None:
+    schedule, blocks = slower_above(10)
+    found = long_run(schedule, blocks, batches=10**18, most_events=8000)
+    assert found.how == "estimated"
+    assert "run apart by more than" in found.ground
+    assert abs(found.makespan_s / (3 * 10**18) - 1) < Fraction(1, 1000)
+
+
 def test_modules_that_differ_by_parts_per_million_have_no_short_period() -> None:
     # Module 1 is faster, and for 3 * 10^6 batches its window of 9 never fills up. Module 2 has
     # something to do from the first activation on; module 1 has the last backward pass.

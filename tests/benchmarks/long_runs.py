@@ -25,7 +25,7 @@ QUESTION: Final = (
     "How long does the exact answer for N mini-batches take, makespan, busy times and gaps, from "
     "the schedule on, beside the full simulation where that can be run?"
 )
-_MOST_SIMULATED: Final = 100_000  # operations of a full simulation
+_MOST_SIMULATED: Final = 600_000  # operations of a full simulation
 _WANTED_S: Final = 0.5
 _FAR: Final = 10**9
 
@@ -71,6 +71,7 @@ LONG: Final = (
     *(Question("fdg", workers) for workers in (4, 16, 32, 64)),
     *(Question("adl", workers, options={"accumulation": 4}) for workers in (4, 64)),
     *(Question("1f1b", workers, options=_MICRO) for workers in (4, 64)),
+    Question("1f1b", 64),  # and as many micro-batches
     *(Question("gpipe", workers, options=_MICRO) for workers in (4, 64)),
     *(Question("async-lu", 3, 10**power, {"queue_capacity": 1}) for power in (3, 9)),
     *(Question("pipedream", workers, millionths=True) for workers in (4, 64)),

@@ -101,7 +101,7 @@ def summarize_long(
             for name, peak in zip(names, peaks, strict=True)
         ],
         **dict.fromkeys(_OF_A_TRACE[6:]),
-        "engine": "simpy",
+        "engine": found.engine,
         "seed": 0,
         **found_values(found.how, found.ground, found.period, schedule, blocks, cluster),
     }

@@ -13,7 +13,7 @@ and all that is counted grows by the same for each: in Python's integers, withou
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
 from typing import Literal
@@ -48,7 +48,7 @@ class LongRun:
     `how` it was found, and in words, `ground`; `proved` says whether all that is given is exact.
     `period` is in mini-batches, and `steady_gaps` and `batch_s`, the seconds of one of them, are
     those of a period. `busy_s` and `peaks` are of each worker, `peaks` as `simcore.memory.Peak`
-    without their ticks; the rest is of each block.
+    without their ticks; the rest is of each block. `engine` is what simulated.
     """
 
     batches: int
@@ -65,6 +65,7 @@ class LongRun:
     lost_updates: tuple[int, ...] | None = None
     peak_in_flight: tuple[int, ...] | None = None
     peaks: tuple[Peak, ...] | None = None
+    engine: str = "simpy"
 
 
 def long_run(
@@ -97,7 +98,12 @@ def long_run(
     if cluster.faults:
         rule = "happen once, so that no run repeats itself"
         raise InputError("faults", len(cluster.faults), rule, "leave out pauses and losses")
-    if runs.events(wanted) <= most_events // 4:
+    found = _found(runs, most_events, estimates)
+    return replace(found, engine=runs.engine)
+
+
+def _found(runs: "_Runs", most_events: int, estimates: bool) -> LongRun:
+    if runs.events(runs.wanted) <= most_events // 4:
         return runs.simulated()
     found = _periodic(runs, most_events)
     if found is not None:
@@ -126,6 +132,7 @@ class _Runs:
         self.recorded = Recorded(schedule, blocks, cluster, wanted)
         self.costs = self.recorded.costs
         self.traces: dict[int, Trace] = {}
+        self.engine = "simpy"
 
     def events(self, batches: int) -> int:
         """Operations of a run of so many batches, about."""
@@ -138,7 +145,9 @@ class _Runs:
             self.progress(f"simulating {batches} batches")
             schedule = rebuild(self.schedule, batches=batches)
             timing = Timing(schedule, self.costs, self.cluster, Variations(), 0)
-            self.traces[batches] = simulate_timed(schedule, self.costs, self.cluster, timing)
+            trace = simulate_timed(schedule, self.costs, self.cluster, timing)
+            self.traces[batches] = trace
+            self.engine = trace.header.about.get("engine", self.engine)
         return self.traces[batches]
 
     def counted(self, batches: int) -> Counted:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
-from typing import Literal
+from typing import Final, Literal
 
 from simcore.bodies import MOST_EVENTS, Recorded, least_batches, repeatings, unit_of
 from simcore.cluster import Cluster
@@ -37,6 +37,8 @@ from simcore.trace import Trace
 from simcore.workload import Workload
 
 __all__ = ["How", "LongRun", "long_run"]
+
+_MOST_NEEDED: Final = 4_000_000  # operations, a GiB
 
 How = Literal["simulated", "periodic", "max-plus", "estimated"]
 
@@ -82,7 +84,7 @@ def long_run(
 
     It must have been built by its name, for it is built again with fewer batches; block k costs
     what layer k of `blocks` does. No more than about `most_events` operations are simulated at
-    once. `progress` is told what is done.
+    once, or what very many workers need. `progress` is told what is done.
 
     Raises `InputError` if batches cannot be left out: for faults of workers, or, without
     `estimates`, where nothing was seen to repeat; other errors as `simcore.engine.simulate`.
@@ -105,6 +107,9 @@ def long_run(
 def _found(runs: "_Runs", most_events: int, estimates: bool) -> LongRun:
     if runs.events(runs.wanted) <= most_events // 4:
         return runs.simulated()
+    least = runs.events(least_batches(runs.schedule))
+    if 5 * least > most_events:  # long pipelines need more to fill up at all
+        most_events = max(most_events, min(10 * least, _MOST_NEEDED))
     found = _periodic(runs, most_events)
     if found is not None:
         return found

@@ -100,19 +100,16 @@ def _finished(repeating: Repeating, last: int, known: dict[tuple[int, int], int]
         position = (place - body.first) % body.length
         return known.get((number[lane, position], body.iteration(place)))
 
+    # From which place on the events of each lane move.
+    since = [bodies[n].place(last + 1, 0) if n in bodies else 0 for n in range(len(lanes))]
     for lane in repeating.recording.order:
         place = reached[lane]
         reached[lane] += 1
+        if place < since[lane]:  # whatever a repeated lane does is over when its last events are
+            continue
         after = lanes[lane].after[place]
-        body = bodies.get(lane)
-        if body is not None:
-            moves = place >= body.first and body.iteration(place) > last
-        else:
-            moves = any((other, before) in late for other, before, _ in after)
-        if not moves:
-            # Whatever belongs to a repeated lane is over when its last events are.
-            if body is None:
-                end = max(end, lanes[lane].ends[place])
+        if lane not in bodies and not any((other, before) in late for other, before, _ in after):
+            end = max(end, lanes[lane].ends[place])
             continue
         ends = [(was(other, before), ticks) for other, before, ticks in after]
         found = [ticks + before for before, ticks in ends if before is not None]

@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from analysis.cli.costs import CostFlags, LinkFlags, refuse_unfit
+from analysis.cli.costs import CostFlags, Costs, LinkFlags, refuse_unfit
+from analysis.cli.extrapolated import (
+    extrapolated,
+    found_simulated,
+    is_for_batches,
+    show_long,
+    small,
+)
 from analysis.cli.options import (
     COMMON,
     FLAGS,
@@ -103,15 +110,18 @@ def command(
     are exact: 0.1 is one tenth, and 1/3 may be written so.
     """
     entry = find(schedule)
-    given = read_options(schedule, options)
     costs = cost_flags.read()
-    given = costs.fitted(entry, given)
+    given = costs.fitted(entry, read_options(schedule, options))
     where = link_flags.read()
     cv = number(jitter, "--jitter", most=_MOST_JITTER)
     varied = _variation(variation, jitter) if variation is not None else None
+    random_times = bool(cv) or (varied is not None and varied.random)
     chosen = one_of(engine, "--engine", _ENGINES)
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
     count = whole(runs, "--runs")
+    if is_for_batches(schedule, given, memory_limit) and not (random_times or where.faults):
+        _long(schedule, given, costs, where, link_flags, slack, json, out)
+        return
     refuse_if_too_large(schedule, given, memory_limit)
 
     from simcore.engine import simulate
@@ -135,7 +145,8 @@ def command(
             seed=seed_number,
             progress=bar.told,
         )
-    summary = summarize(trace, blocks, built, where, chosen)
+    found = found_simulated(built, blocks, where, random_times)
+    summary = summarize(trace, blocks, built, where, chosen) | found
     if slack:
         summary["slack"] = _slack(built, blocks, where)
     if count > 1:
@@ -146,6 +157,35 @@ def command(
         print_json(summary)
     else:
         _show(trace, summary)
+
+
+def _long(
+    schedule: str,
+    given: dict[str, object],
+    costs: Costs,
+    where: "Cluster",
+    link_flags: LinkFlags,
+    slack: bool,
+    json: bool,
+    out: str | None,
+) -> None:
+    """More batches than a trace can hold."""
+    built = small(schedule, given)
+    for remark in find(schedule).remarks:
+        note(remark)
+    refuse_unfit(where, built, link_flags.cluster)
+    path = folder(out, ("summary.json",))
+    blocks = costs.blocks(built.blocks)
+    summary = extrapolated(built, blocks, where, int(str({**built.options, **given}["batches"])))
+    if slack:
+        summary["slack"] = _slack(built, blocks, where)
+    if path is not None:
+        write_json(path / "summary.json", summary)
+        note(f"wrote summary.json to {path}; there is no trace of so many batches")
+    if json:
+        print_json(summary)
+    else:
+        show_long(summary)
 
 
 def _slack(built: "Built", blocks: "Workload", where: "Cluster") -> dict[str, Any]:

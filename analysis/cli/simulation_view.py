@@ -73,6 +73,8 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("growth without bound", growth))
     if any(summary["lost_updates"]):
         facts.append(("lost updates", f"{sum(summary['lost_updates'])} were overwritten"))
+    if summary["bottleneck"]["cycle"]:
+        facts.append(("bottleneck", summary["bottleneck"]["text"]))
     facts += _ties(summary)
     if "slack" in summary:
         facts += _slack(summary["slack"])

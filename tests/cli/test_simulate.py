@@ -48,6 +48,10 @@ KEYS = [
     "tie_examined",
     "engine",
     "seed",
+    "how",
+    "ground",
+    "period_batches",
+    "bottleneck",
 ]
 FILES = {
     "trace.jsonl",

@@ -12,9 +12,11 @@ from simcore.cluster import Cluster
 from simcore.engine import simulate
 from simcore.faults import Loss
 from simcore.holdings import CATEGORIES
+from simcore.long_summary import summarize_long
 from simcore.occupancy import STATES
 from simcore.schedules import build
 from simcore.slack import slack_values
+from simcore.steady import long_run
 from simcore.summary import summarize
 from simcore.ticks import exact
 from simcore.workload import Layer, Workload
@@ -45,11 +47,23 @@ def document(name: str, cluster: Cluster | None = None, **options: Any) -> dict[
 def test_keys_of_documents() -> None:
     lossy = replace(Cluster.private(), losses=(Loss(0, exact(5)),))
     keys = [*TIME, *STALENESS, *MEMORY, *REST]
-    optional = ["lost", "waiting", "slack"]
-    assert keys[-3:] == optional
-    always = keys[:-3]
+    found = ["how", "ground", "period_batches", "bottleneck"]
+    assert keys[-7:] == ["lost", "waiting", *found, "slack"]
+    always = keys[:-7]
     assert [*document("fdg", modules=2)] == [*always, "slack"]
     assert [*document("fdg", lossy, modules=2)] == [*always, "lost", "waiting"]
+
+
+def test_keys_of_long_runs() -> None:
+    schedule = build("fdg", modules=2)
+    layer = Layer("", exact(1), exact(2), parameter_bytes=8, activation_bytes=8, saved_bytes=8)
+    workload = Workload("sized", (layer,) * 2, batch_size=2)
+    found = summarize_long(long_run(schedule, workload, batches=10**9), schedule, workload)
+    keys = [*TIME, *STALENESS, *MEMORY, *REST]
+    assert [*found] == [*keys[:-7], *keys[-5:-1]]
+    assert [*found["gaps"][0]] == [*document("fdg", modules=2)["gaps"][0]]
+    assert [*found["memory"][0]] == [*document("fdg", modules=2)["memory"][0]]
+    assert not [key for key in found["bottleneck"] if f"`{key}`" not in PAGE]
 
 
 def test_keys_of_parts() -> None:

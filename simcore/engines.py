@@ -1,0 +1,131 @@
+"""Simulation by the engine that one names: the compiled one, or the reference on SimPy.
+
+The compiled engine leaves the same traces, span by span. What it cannot do, or does not understand,
+it leaves to the reference, and the trace's header says why: `engine` of its `about` is the engine
+that ran, `instead_of` the reason why it was not the one that was asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any, Final, Literal, get_args
+
+from simcore.cluster import Cluster
+from simcore.costs import Costs
+from simcore.durations import Variations, chosen
+from simcore.schedule import Schedule
+from simcore.timing import Timing
+from simcore.trace import Trace
+from simcore.workload import Workload
+
+__all__ = ["ENGINES", "Engine", "is_compiled_there", "simulate", "simulate_timed"]
+
+Engine = Literal["compiled", "simpy"]
+ENGINES: Final[tuple[str, ...]] = get_args(Engine)
+
+
+def is_compiled_there() -> bool:
+    """Whether numba is installed, without which there is only the reference."""
+    return find_spec("numba") is not None
+
+
+def simulate(
+    schedule: Schedule,
+    blocks: Workload,
+    cluster: Cluster | None = None,
+    *,
+    engine: Engine = "compiled",
+    jitter: float = 0.0,
+    variation: Variations | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    told: Callable[[str], None] | None = None,
+) -> Trace:
+    """Simulate as `simcore.engine.simulate`, by an engine of one's choice.
+
+    `told` is given a line where the reference has to run instead of the compiled engine.
+
+    Raises what `simcore.engine.simulate` raises.
+    """
+    cluster = cluster or Cluster.private()
+    variations = chosen(jitter, variation)
+    about: dict[str, Any] = {"engine": engine, "jitter": jitter}
+    about |= {"variation": f"{variation}"} if variation else {}
+    costs = Costs.of(schedule, blocks, cluster, variations.random)
+    timing = Timing(schedule, costs, cluster, variations, seed)
+    return simulate_timed(
+        schedule,
+        costs,
+        cluster,
+        timing,
+        engine=engine,
+        seed=seed,
+        progress=progress,
+        about=about,
+        told=told,
+    )
+
+
+def simulate_timed(
+    schedule: Schedule,
+    costs: Costs,
+    cluster: Cluster,
+    timing: Timing,
+    *,
+    engine: Engine = "compiled",
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+    about: Mapping[str, Any] | None = None,
+    told: Callable[[str], None] | None = None,
+) -> Trace:
+    """As `simulate`, with what everything costs in ticks; `about` is for the trace's header."""
+    reason = ""
+    if engine == "compiled":
+        found = _compiled(schedule, costs, cluster, timing, seed, progress, about)
+        if isinstance(found, Trace):
+            return found
+        reason = found
+        if told is not None:
+            told(f"simulated by SimPy instead of the compiled engine: {reason}")
+
+    from simcore.engine import simulate_timed as simulate_by_simpy
+
+    about = {**(about or {}), "engine": "simpy"}
+    about |= {"instead_of": f"compiled: {reason}"} if reason else {}
+    return simulate_by_simpy(
+        schedule, costs, cluster, timing, seed=seed, progress=progress, about=about
+    )
+
+
+def _compiled(
+    schedule: Schedule,
+    costs: Costs,
+    cluster: Cluster,
+    timing: Timing,
+    seed: int,
+    progress: Callable[[int], None] | None,
+    about: Mapping[str, Any] | None,
+) -> Trace | str:
+    """The compiled engine's trace, or the reason why there is none."""
+    if not is_compiled_there():
+        return "numba is not installed"
+    if type(timing) is not Timing:
+        return f"durations are those of {type(timing).__name__}"
+
+    # Imported here, for it is large.
+    from simcore.compiled_run import simulate_compiled
+    from simcore.lowering import Unliftable
+
+    try:
+        return simulate_compiled(
+            schedule,
+            costs,
+            cluster,
+            timing,
+            seed=seed,
+            progress=progress,
+            about={**(about or {}), "engine": "compiled"},
+        )
+    except Unliftable as error:
+        return f"{error}"
+
+

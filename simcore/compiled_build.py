@@ -8,11 +8,11 @@ import numpy as np
 import simcore.compiled_layout as x
 from simcore.cluster import Cluster
 from simcore.compiled_code import Items, Places, encoded
-from simcore.compiled_tables import Ints, Tables
+from simcore.compiled_tables import Ints, Tables, packed
 from simcore.costs import Costs
 from simcore.interruptions import moment_s
 from simcore.faults import Pause
-from simcore.lowering import Lowering, Unliftable
+from simcore.lowering import LOOP, Lowering, Unliftable
 from simcore.ops import COPIED
 from simcore.patience import Patience
 from simcore.schedule import Schedule
@@ -23,6 +23,7 @@ __all__ = ["CHUNK", "first_tables", "refuse_beyond"]
 CHUNK: Final = 256  # random factors of a worker that are drawn at once
 _LARGEST: Final = 2**61
 _MOST_BYTES: Final = 2**30
+_MOST_ROWS: Final = 2**22  # to begin with
 _FAULT_BEGINS, _FAULT_ENDS = 4, 5
 
 
@@ -83,7 +84,7 @@ def first_tables(
     runnable[:number] = np.arange(number)
     state[x.S_RUNNABLE] = number
     messages = _messages(64)
-    tables = Tables(
+    tables = packed(
         code=code,
         listens=listens,
         effects=effects,
@@ -116,13 +117,23 @@ def first_tables(
         speeds=speeds,
         residents=residents,
         touched=_empty(len(channels) + 1),
-        spans=_empty(1024, 8),
-        gradients=_empty(1024, 9),
-        factors=np.empty((1, 1, 0)),
+        spans=np.empty((_rows(lowering), 8), np.int64),
+        gradients=np.empty((_rows(lowering) // 4 + 64, 9), np.int64),
+        factors=_empty(1, 1, 0),
         state=state,
     )
     _plan(tables, events)
     return tables, items, where
+
+
+def _rows(lowering: Lowering) -> int:
+    """About how many operations there will be, where loops say so."""
+    times = [1] * len(lowering.code)
+    for at, (code, a, b, _, _) in enumerate(lowering.code):
+        if code == LOOP:
+            for inside in range(a, at):
+                times[inside] *= b
+    return min(_MOST_ROWS, max(1024, sum(times) + 64))
 
 
 def _empty(*shape: int) -> Ints:
@@ -229,9 +240,7 @@ def _channels(
     )
 
 
-def _devices(
-    schedule: Schedule, cluster: Cluster, workers: Ints
-) -> tuple[Ints, Ints, Ints, bool]:
+def _devices(schedule: Schedule, cluster: Cluster, workers: Ints) -> tuple[Ints, Ints, Ints, bool]:
     """Devices, speeds, who is on them; and whether work has to be followed at all."""
     placement = [cluster.device_of(worker) for worker in range(len(schedule.workers))]
     numbers = {device: n for n, device in enumerate(dict.fromkeys(placement))}

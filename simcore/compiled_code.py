@@ -194,9 +194,7 @@ def _row(
         if action in (x.A_PASS, x.A_LOAD):
             operation = kind(0) if kind is Load else kind(a, 0)
             given = made(operation, schedule.blocks)
-            taken, looked_at = (
-                find(operation, schedule.blocks) for find in (consumed, needed)
-            )
+            taken, looked_at = (find(operation, schedule.blocks) for find in (consumed, needed))
             first, last, held = items.masks(worker, taken, looked_at, given)
     elif action == x.A_SEND:
         carries = schedule.channels[a].carries

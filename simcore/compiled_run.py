@@ -9,7 +9,7 @@ import simcore.compiled_layout as x
 from simcore.cluster import Cluster
 from simcore.compiled_build import CHUNK, first_tables, refuse_beyond
 from simcore.compiled_code import Items, Places, encoded
-from simcore.compiled_tables import Ints, Tables
+from simcore.compiled_tables import Ints, packed
 from simcore.costs import Costs
 from simcore.faults import Loss
 from simcore.interruptions import moment_s
@@ -71,7 +71,7 @@ class _Run:
         self.variations = [*([varied.default] if varied.default else []), *varied.kinds.values()]
         if self.variations:
             shape = len(self.variations), len(schedule.workers), CHUNK
-            self._set(factors=np.empty(shape))
+            self._set(factors=np.zeros(shape, np.int64))
             for worker in range(len(schedule.workers)):
                 self._draw(worker)
 
@@ -83,7 +83,7 @@ class _Run:
         told = 0
         while True:
             self.tables.state[x.S_BUDGET] = self.tables.state[x.S_OPERATIONS] + _BUDGET
-            why = run(self.tables)
+            why = run(self.tables.memory)
             applied = int(self.tables.state[x.S_GRADIENTS])
             if progress and applied > told:
                 progress(applied - told)
@@ -109,7 +109,7 @@ class _Run:
                     raise Unliftable("a number is too large, or programs use a batch twice")
 
     def _set(self, **changed: Any) -> None:
-        self.tables = self.tables._replace(**changed)
+        self.tables = packed(**{**self.tables._asdict(), **changed})
 
     def _draw(self, worker: int) -> None:
         """The worker's next random factors."""
@@ -117,7 +117,7 @@ class _Run:
         shares = [uniform(self.seed, worker, base + n) for n in range(1, CHUNK + 1)]
         for number, variation in enumerate(self.variations):
             factors = [variation.quantile(share) for share in shares]
-            self.tables.factors[number, worker] = factors
+            self.tables.factors[number, worker] = np.array(factors, np.float64).view(np.int64)
 
     def _explore(self) -> None:
         """Record how a program goes on, and let the worker go on there."""
@@ -128,9 +128,7 @@ class _Run:
         self.lowering.explore(at, None if answer < 0 else answer)
         before = self.items.table()[1]
         self.items.effects.clear()
-        code, listens = encoded(
-            self.schedule, self.lowering, self.timing, self.items, self.places
-        )
+        code, listens = encoded(self.schedule, self.lowering, self.timing, self.items, self.places)
         effects, first = self.items.table()
         held = np.zeros((first[-1], self.schedule.batches), np.int64)
         for old, new, end in zip(before, first, before[1:], strict=False):
@@ -217,7 +215,5 @@ def _table(rows: Ints, columns: tuple[str, ...]) -> Any:
 
 
 def _longer(rows: Ints, by: int | None = None) -> Ints:
-    more = np.zeros((len(rows) * 3 if by is None else by, *rows.shape[1:]), np.int64)
+    more = np.empty((len(rows) * 3 if by is None else by, *rows.shape[1:]), np.int64)
     return np.concatenate([rows, more])
-
-

@@ -1,11 +1,18 @@
-"""The tables that the compiled engine works on."""
+"""The tables that the compiled engine works on: views of one piece of memory.
+
+Compiled functions are given that one array of integers, in which the state comes first and says
+where the tables begin: passing many arrays on would cost more than the work.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
+
 from numpy.typing import NDArray
 
-__all__ = ["Ints", "Tables"]
+import simcore.compiled_layout as x
+
+__all__ = ["Ints", "Tables", "packed"]
 
 Ints = NDArray[np.int64]
 
@@ -45,7 +52,44 @@ class Tables(NamedTuple):
     speeds: Ints
     residents: Ints
     touched: Ints
-    spans: Ints
+    factors: Ints  # (variation, worker, number): the bits of floating-point numbers
     gradients: Ints
-    factors: NDArray[np.float64]  # (variation, worker, number)
+    spans: Ints
+    memory: Ints  # all of them
     state: Ints
+
+
+_SIZES = {
+    "workers": x.S_WORKERS_SIZE,
+    "devices": x.S_DEVICES_SIZE,
+    "rounds": x.S_ROUNDS_SIZE,
+    "spans": x.S_SPANS_SIZE,
+    "gradients": x.S_GRADIENTS_SIZE,
+    "times": x.S_TIMES_SIZE,
+}
+
+
+def packed(**given: Ints) -> Tables:
+    """The tables in one piece of memory. What rows are not used yet at its end is not touched."""
+    state = given.pop("state")
+    given.pop("memory", None)
+    names = [name for name in Tables._fields if name in given]
+    sizes = [given[name].size for name in names]
+    memory = np.empty(x.S_COLUMNS + sum(sizes), np.int64)
+    memory[: x.S_COLUMNS] = state
+    views = {"memory": memory, "state": memory[: x.S_COLUMNS]}
+    used = {"spans": int(state[x.S_SPANS]), "gradients": int(state[x.S_GRADIENTS])}
+    first = x.S_COLUMNS
+    for name, size in zip(names, sizes, strict=True):
+        table = given[name]
+        view = memory[first : first + size].reshape(table.shape)
+        rows = used.get(name, len(table))
+        view[:rows] = table[:rows]
+        memory[getattr(x, f"O_{name.upper()}")] = first
+        if name in _SIZES:
+            memory[_SIZES[name]] = len(table)
+        views[name] = view
+        first += size
+    memory[x.S_REGISTERS] = given["registers"].shape[1]
+    memory[x.S_CHUNK] = given["factors"].shape[2]
+    return Tables(**views)

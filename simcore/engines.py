@@ -127,5 +127,3 @@ def _compiled(
         )
     except Unliftable as error:
         return f"{error}"
-
-

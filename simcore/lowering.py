@@ -188,7 +188,9 @@ class _Recording:
         try:
             self._record(drive, answer)
         except Unliftable as error:
-            raise Unliftable(f"the program of {self.worker.name} cannot be lifted: {error}") from None
+            raise Unliftable(
+                f"the program of {self.worker.name} cannot be lifted: {error}"
+            ) from None
 
     def _replayed(self, events: list[Event], last: int) -> _Drive:
         """The program, led along the same way again to an operation."""
@@ -201,9 +203,7 @@ class _Recording:
                 loop.fresh = False
             for place, value, registers in jumps:
                 loop = drive.loops[place]
-                _, batches = state_of(
-                    drive.program, operation, self.lowering.environment, loop
-                )
+                _, batches = state_of(drive.program, operation, self.lowering.environment, loop)
                 loop.jump(value)
                 drive.rename(batches, registers)
             drive.events.append((jumps, reply))

@@ -262,5 +262,3 @@ def state_of(program: Any, operation: Any, environment: Environment, loop: Loop 
     reader.add(program)
     reader.add(operation)
     return tuple(reader.key), reader.batches
-
-

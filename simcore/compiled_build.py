@@ -10,8 +10,8 @@ from simcore.cluster import Cluster
 from simcore.compiled_code import Items, Places, encoded
 from simcore.compiled_tables import Ints, Tables, packed
 from simcore.costs import Costs
-from simcore.interruptions import moment_s
 from simcore.faults import Pause
+from simcore.interruptions import moment_s
 from simcore.lowering import LOOP, Lowering, Unliftable
 from simcore.ops import COPIED
 from simcore.patience import Patience
@@ -261,7 +261,7 @@ def _devices(schedule: Schedule, cluster: Cluster, workers: Ints) -> tuple[Ints,
         speeds += [int(speed * denominator) for speed in found]
         flat += residents[n]
         rows[n, x.D_WORKERS_END] = len(flat)
-    if max(speeds) > 2**20:
+    if max(speeds) > 2**40:
         raise Unliftable("the speeds of a device have no small common denominator")
     return rows, np.array(speeds, np.int64), np.array(flat, np.int64), not alone
 

@@ -162,14 +162,16 @@ def encoded(
             worker = lowering.workers[number]
             if register < 0 and -1 - register >= schedule.batches:
                 raise Unliftable("it names a batch that there is not")
-            key = (worker, code, a, b)
+            listens = CLASSES[code] in (Receive, Select)
+            heard = tuple(each[0] for each in lowering.listens[a : a + b]) if listens else (a, b)
+            key = (worker, code, *heard)
             found = memo.get(key)
             if found is None:
-                found = memo[key] = _row(schedule, lowering, timing, items, places, key)
+                of = (worker, code, a, b)
+                found = memo[key] = _row(schedule, lowering, timing, items, places, of)
             rest = found
         rows.append((code, a, b, register, target, *rest))
-    listens = np.array(lowering.listens or [[0, 0]], np.int64)
-    return np.array(rows, np.int64), listens
+    return np.array(rows, np.int64), np.array(lowering.listens or [[0, 0]], np.int64)
 
 
 def _row(

@@ -23,6 +23,7 @@ from simcore.trace import GRADIENT_COLUMNS, SPAN_COLUMNS, Header, Trace
 
 __all__ = ["simulate_compiled"]
 
+_LARGEST: Final = 2**62
 _BUDGET: Final = 5_000_000  # operations between two looks at the clock of others
 
 
@@ -205,13 +206,24 @@ class _Run:
         gradients = _table(
             self.tables.gradients[: self.tables.state[x.S_GRADIENTS]], GRADIENT_COLUMNS
         )
-        order = np.lexsort((spans["index"], spans["worker"], spans["start"]))
+        order = _order(spans, len(self.schedule.workers))
         by = (gradients["version_applied"], gradients["block"], gradients["time"])
         return Trace(header, spans[order], gradients[np.lexsort(by)])
 
 
 def _table(rows: Ints, columns: tuple[str, ...]) -> Any:
     return rows.view(np.dtype([(name, np.int64) for name in columns])).reshape(-1)
+
+
+def _order(spans: Any, workers: int) -> Any:
+    """The order of (start, worker, index); one number for all three sorts fastest."""
+    if not len(spans):
+        return np.zeros(0, np.int64)
+    indices, last = int(spans["index"].max()) + 1, int(spans["start"].max()) + 1
+    if last * workers * indices >= _LARGEST:
+        return np.lexsort((spans["index"], spans["worker"], spans["start"]))
+    keys = (spans["start"] * workers + spans["worker"]) * indices + spans["index"]
+    return np.argsort(keys, kind="stable")
 
 
 def _longer(rows: Ints, by: int | None = None) -> Ints:

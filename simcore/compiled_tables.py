@@ -7,7 +7,6 @@ where the tables begin: passing many arrays on would cost more than the work.
 from typing import NamedTuple
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 import simcore.compiled_layout as x

@@ -233,6 +233,7 @@ class _Recording:
                 self._emit(END)
                 return
             answer = None
+            self.lowering.environment.check(all_of_it=False)
             self._tested(joined, drive)
             drive.joined = None
             jumps: list[Any] = []
@@ -258,17 +259,9 @@ class _Recording:
         fresh = [loop for loop in drive.loops if loop.fresh and loop.rounds <= _MOST_ROUNDS]
         for loop in drive.loops:
             loop.fresh = False
-        if not drive.loops and isinstance(operation, Receive | Select):
-            if len(self.states) < _MOST_ROUNDS:
-                key, batches = state_of(drive.program, operation, environment, None)
-                registers = tuple(batch.register for batch in batches)
-                if key in self.states:
-                    at, wanted = self.states[key]
-                    self._move(drive, registers, wanted)
-                    self._emit(JUMP, at)
-                    self._explore_end(at)
-                    return True
-                self.states[key] = len(self.code), registers
+        outside = not drive.loops and isinstance(operation, Receive | Select)
+        if outside and len(self.states) < _MOST_ROUNDS and self._was_here(drive, operation):
+            return True
         stored = []
         for loop in fresh:
             key, batches = state_of(drive.program, operation, environment, loop)
@@ -279,6 +272,19 @@ class _Recording:
             entry = loop.value, len(self.code), registers, len(loop.limits) - 1
             loop.seen.setdefault((key, loop.value % loop.modulus), {})[loop.modulus] = entry
         return False
+
+    def _was_here(self, drive: _Drive, operation: Operation) -> bool:
+        """Whether this is a state that has been written down; goes there."""
+        key, batches = state_of(drive.program, operation, self.lowering.environment, None)
+        registers = tuple(batch.register for batch in batches)
+        if key not in self.states:
+            self.states[key] = len(self.code), registers
+            return False
+        at, wanted = self.states[key]
+        self._move(drive, registers, wanted)
+        self._emit(JUMP, at)
+        self._explore_end(at)
+        return True
 
     def _explore_end(self, at: int) -> None:
         """A loop that waits for the end of a channel will see it: record it at once."""

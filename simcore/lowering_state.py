@@ -39,7 +39,7 @@ _MODULES: Final = {"functools", "itertools", "operator", "math", "collections", 
 _BUILTINS: Final = {
     *("len", "range", "min", "max", "tuple", "list", "set", "dict", "frozenset", "sum", "reversed"),
     *("sorted", "zip", "enumerate", "abs", "divmod", "int", "bool", "all", "any", "next", "iter"),
-    *("map", "filter", "AssertionError", "StopIteration", "ValueError", "print", "slice"),
+    *("map", "filter", "AssertionError", "StopIteration", "ValueError", "slice"),
 }
 _HIDDEN: Final = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
 
@@ -49,33 +49,41 @@ def _ours(module: str | None) -> bool:
 
 
 class Environment:
-    """What the programs of a schedule share: everything that can be reached before they start."""
+    """What the programs of a schedule share: everything that can be reached before they start.
+
+    What only the project's own programs use is known not to change meanwhile. What others can reach
+    is part of their state.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         self.known: dict[int, Any] = {}
         self.contents: list[tuple[Any, list[Any]]] = []
-        self.steps = 0
-        for worker in schedule.workers:
-            self._visit(worker.program)
+        foreign: dict[int, Any] = {}
+        left: list[tuple[Any, bool]] = [(worker.program, True) for worker in schedule.workers]
+        while left:
+            each, trusted = left.pop()
+            if isinstance(each, FunctionType):
+                trusted = trusted and _ours(each.__module__)
+            if type(each) in _ATOMS or isinstance(each, Channel | Group):
+                continue
+            if id(each) in (self.known if trusted else foreign):
+                continue
+            (self.known if trusted else foreign)[id(each)] = each
+            left += [(part, trusted) for part in self._parts(each)]
+        self.others = [each for each in self.contents if id(each[0]) in foreign]
+        self.kept = list(foreign.values())  # so that no other object gets their identity
+        for number in foreign:
+            self.known.pop(number, None)
 
-    def check(self) -> None:
-        """Raise `Unliftable` if any of it has changed."""
-        for container, before in self.contents:
+    def check(self, *, all_of_it: bool = True) -> None:
+        """Raise `Unliftable` if any of it has changed, or of what not only the project's use."""
+        for container, before in self.contents if all_of_it else self.others:
             now = _content(container)
             same = len(now) == len(before) and all(
                 one is other for one, other in zip(now, before, strict=True)
             )
             if not same:
                 raise Unliftable("it changes what it shares with other programs")
-
-    def _visit(self, root: Any) -> None:
-        left = [root]
-        while left:
-            each = left.pop()
-            if isinstance(each, (*_ATOMS, Channel, Group)) or id(each) in self.known:
-                continue
-            self.known[id(each)] = each
-            left += self._parts(each)
 
     def _parts(self, each: Any) -> Iterable[Any]:
         kind = type(each)
@@ -102,9 +110,9 @@ class Environment:
 
     def _of_type(self, each: type) -> Iterable[Any]:
         fixed = is_dataclass(each) or issubclass(each, tuple | BaseException)
-        if not (each.__module__ == "builtins" or _ours(each.__module__) or fixed):
-            if each.__module__.partition(".")[0] not in _MODULES | {"fractions", "typing"}:
-                raise Unliftable(f"it uses the class {each.__name__}, which may change")
+        known = {"builtins", "fractions", "typing", *_MODULES}
+        if not fixed and each.__module__.partition(".")[0] not in known:
+            raise Unliftable(f"it uses the class {each.__name__}, which may change")
         return ()
 
     def _of_function(self, each: Any) -> list[Any]:
@@ -120,7 +128,10 @@ class Environment:
 
     def _of_code(self, code: CodeType, names: dict[str, Any]) -> list[Any]:
         for instruction in dis.get_instructions(code):
-            if instruction.opname in _HIDDEN:
+            nonlocal_ = instruction.opname in ("STORE_DEREF", "DELETE_DEREF")
+            if instruction.opname in _HIDDEN or (
+                nonlocal_ and instruction.argval in code.co_freevars
+            ):
                 raise Unliftable(f"it changes {instruction.argval}, which is no local variable")
         found: list[Any] = []
         for instruction in dis.get_instructions(code):
@@ -128,6 +139,8 @@ class Environment:
                 continue
             name = instruction.argval
             if name in names:
+                if type(names[name]) in (list, dict, set, deque, Counted):
+                    raise Unliftable(f"it uses {name}, which may change")
                 found.append(names[name])
             elif name not in _BUILTINS:
                 raise Unliftable(f"it uses {name}")
@@ -160,7 +173,7 @@ class _Reader:
     def add(self, each: Any) -> None:
         kind, key = type(each), self.key
         if kind in _ATOMS:
-            key.append(each if kind is not bool else ("bool", each))
+            key.append(each if kind in (int, str, type(None)) else (kind, repr(each)))
         elif id(each) in self.known or kind in (Channel, Group, CodeType) or kind in _NAMED:
             key.append(("it", id(each)))
         elif issubclass(kind, Batch):

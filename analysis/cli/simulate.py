@@ -1,7 +1,7 @@
 """`gradlag simulate`: what a schedule will do, predicted."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -26,6 +26,7 @@ from simcore.schedules import build, find
 if TYPE_CHECKING:
     from simcore.cluster import Cluster
     from simcore.durations import Variations
+    from simcore.engines import Engine
     from simcore.schedule import Schedule as Built
     from simcore.trace import Trace
     from simcore.workload import Workload
@@ -63,7 +64,7 @@ _FILES: Final[tuple[str, ...]] = (
     "schedule.csv",
 )
 _MOST_JITTER: Final = 10.0
-_ENGINES: Final = ("simpy",)
+_ENGINES: Final = ("compiled", "simpy")
 
 
 @with_flags
@@ -85,7 +86,9 @@ def command(
             "Costs",
         ),
     ] = None,
-    engine: Annotated[str, flag("--engine", "|".join(_ENGINES), "the simulator")] = "simpy",
+    engine: Annotated[
+        str, flag("--engine", "|".join(_ENGINES), "the simulator; simpy is the reference")
+    ] = "compiled",
     memory_limit: MemoryLimit = "4GiB",
     seed: Seed = "0",
     slack: Slack = False,
@@ -105,11 +108,11 @@ def command(
     where = link_flags.read()
     cv = number(jitter, "--jitter", most=_MOST_JITTER)
     varied = _variation(variation, jitter) if variation is not None else None
-    chosen = one_of(engine, "--engine", _ENGINES)
+    chosen = cast("Engine", one_of(engine, "--engine", _ENGINES))
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
     refuse_if_too_large(schedule, given, memory_limit)
 
-    from simcore.engine import simulate
+    from simcore.engines import simulate
     from simcore.summary import summarize
 
     built = build(schedule, flags=FLAGS, **given)
@@ -125,12 +128,14 @@ def command(
             built,
             blocks,
             where,
+            engine=chosen,
             jitter=cv,
             variation=varied,
             seed=seed_number,
             progress=bar.told,
+            told=note,
         )
-    summary = summarize(trace, blocks, built, where, chosen)
+    summary = summarize(trace, blocks, built, where, trace.header.about["engine"])
     if slack:
         summary["slack"] = _slack(built, blocks, where)
     if path is not None:

@@ -13,6 +13,7 @@ BENCHMARKS: Final = (
     "one_f_one_b",
     "small_operations",
     "gap_distributions",
+    "engines",
 )
 
 

@@ -91,7 +91,7 @@ SIMULATE = [
     ("fdg --jitter -0.5", "--jitter is '-0.5'", "at least 0"),
     ("fdg --jitter nan", "--jitter is 'nan'"),
     ("fdg --seed -1", "--seed is -1", "whole number from 0"),
-    ("fdg --engine magic", "--engine is 'magic'", "must be one of simpy"),
+    ("fdg --engine magic", "--engine is 'magic'", "must be one of compiled, simpy"),
     ("fdg --memory-limit 0", "--memory-limit is '0'", "4GiB"),
     ("fdg --batches 1000000000000000000", "estimated memory", "the memory limit", "years"),
     ("fdg --batches 1e18", "estimated memory"),

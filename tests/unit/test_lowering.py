@@ -1,0 +1,163 @@
+"""Lowering: small programs of any number of batches, proved or refused."""
+
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+
+from simcore.lowering import CLASSES, LOOP, Lowering, Unliftable
+from simcore.ops import Backward, Channel, Forward, Item, Program, Receive, Send, Update, Worker
+from simcore.schedule import Schedule
+from simcore.schedules import SCHEDULES, build
+from simcore.steps import steps
+
+# Whose local state is never the same again, or whose batches are not all alike.
+GROWING = {"async-1f1b"}
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name not in GROWING])
+def test_programs_do_not_grow_with_batches(name: str) -> None:
+    sizes = {len(Lowering(build(name, batches=batches)).code) for batches in (200, 400, 10**7)}
+    assert len(sizes) == 1
+
+
+def test_what_is_unrolled_is_what_the_program_does() -> None:
+    schedule = build("fdg", modules=3, batches=50)
+    lowering = Lowering(schedule)
+    for number, worker in enumerate(schedule.workers):
+        assert unrolled(lowering, number) == list(driven(worker.program()))
+
+
+def unrolled(lowering: Lowering, worker: int) -> list[str]:
+    """Classes of the operations of a program that never looks at an answer."""
+    found, at, counts = [], lowering.entries[worker], dict[int, int]()
+    while True:
+        code, a, b, _, _ = lowering.code[at]
+        if code < len(CLASSES):
+            found.append(f"{CLASSES[code].__name__}")
+            at += 1
+        elif code == LOOP:
+            counts[at] = counts.get(at, 0) + 1
+            at = a if counts[at] < b else at + 1
+        else:
+            return found
+
+
+def driven(program: Program) -> Any:
+    answer = None
+    while True:
+        try:
+            operation = program.send(answer)
+        except StopIteration:
+            return
+        yield type(operation).__name__
+        answer = 0 if isinstance(operation, Receive) else None
+
+
+def one_worker(program: Callable[[Channel, Channel], Program], batches: int = 10**9) -> Schedule:
+    data = Channel("data", (Item("activation", 0),), source=True)
+    own = Channel("own", (Item("gradient", 1),))
+    worker = Worker("worker", lambda: program(data, own), (1,), (own,), (data, own))
+    return Schedule(blocks=1, batches=batches, workers=(worker,))
+
+
+def full(data: Channel, own: Channel) -> Program:
+    """What each batch needs."""
+    batch = yield Receive(data)
+    yield Forward(1, batch)
+    yield Send(own, batch)
+    batch = yield Receive(own)
+    yield Backward(1, batch)
+    yield Update(1)
+
+
+def test_a_counter_in_an_object_is_refused() -> None:
+    class Hidden:
+        rounds = 0
+
+    hidden = Hidden()
+
+    def program(data: Channel, own: Channel) -> Program:
+        for _ in steps(10**9):
+            hidden.rounds += 1
+            yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="rounds|Hidden"):
+        Lowering(one_worker(program))
+
+
+def test_a_counter_in_a_closure_is_refused() -> None:
+    rounds = 0
+
+    def program(data: Channel, own: Channel) -> Program:
+        nonlocal rounds
+        for _ in steps(10**9):
+            rounds = 1 - rounds
+            yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="rounds"):
+        Lowering(one_worker(program))
+
+
+def test_hidden_iterators_are_refused() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        for _, _ in zip(steps(10**9), count(), strict=False):
+            yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="hidden"):
+        Lowering(one_worker(program))
+
+
+def test_inspected_batches_are_refused() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        for _ in steps(10**9):
+            batch = yield Receive(data)
+            if batch % 2:
+                yield Forward(1, batch)
+
+    with pytest.raises(Unliftable, match="inspects a batch"):
+        Lowering(one_worker(program))
+
+
+def test_a_queue_that_others_may_share_is_refused() -> None:
+    turns = deque([True, False, False])
+
+    def program(data: Channel, own: Channel) -> Program:
+        for _ in steps(3 * 10**8):
+            turns.rotate(1)
+            yield from full(data, own)
+            if turns[0]:
+                yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="shares"):
+        Lowering(one_worker(program))
+
+
+def test_a_queue_of_its_own_is_followed() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        waiting: deque[int] = deque()
+        for step in steps(10**6 + 3):
+            if step < 10**6:
+                batch = yield Receive(data)
+                yield Forward(1, batch)
+                yield Send(own, batch)
+                waiting.append(batch)
+            if step >= 3:
+                yield Receive(own)
+                yield Backward(1, waiting.popleft())
+                yield Update(1)
+
+    assert len(Lowering(one_worker(program, 10**6)).code) < 100
+
+
+def test_a_program_that_never_repeats_is_refused() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        rounds = 0
+        for _ in steps(10**9):
+            rounds += 1
+            yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="nothing repeats"):
+        Lowering(one_worker(program))

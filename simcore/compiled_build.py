@@ -24,7 +24,6 @@ CHUNK: Final = 256  # random factors of a worker that are drawn at once
 _LARGEST: Final = 2**61
 _MOST_BYTES: Final = 2**30
 _MOST_ROWS: Final = 2**22  # to begin with
-_FAULT_BEGINS, _FAULT_ENDS = 4, 5
 
 
 def refuse_beyond(schedule: Schedule, cluster: Cluster) -> None:
@@ -117,6 +116,8 @@ def first_tables(
         speeds=speeds,
         residents=residents,
         touched=_empty(len(channels) + 1),
+        ready=_empty(len(devices) + 1),
+        changed=_empty(len(devices) + 1),
         spans=np.empty((_rows(lowering), 8), np.int64),
         gradients=np.empty((_rows(lowering) // 4 + 64, 9), np.int64),
         factors=_empty(1, 1, 0),
@@ -142,15 +143,15 @@ def _empty(*shape: int) -> Ints:
 
 def _messages(count: int, first: int = 0) -> Ints:
     """Free messages, each with the number of the next one."""
-    messages = _empty(count, 4)
-    messages[:, 3] = np.arange(first + 1, first + count + 1)
-    messages[-1, 3] = -1
+    messages = _empty(count, x.Q_COLUMNS)
+    messages[:, x.Q_NEXT] = np.arange(first + 1, first + count + 1)
+    messages[-1, x.Q_NEXT] = -1
     return messages
 
 
 def _blocks(schedule: Schedule, workers: Ints) -> tuple[Ints, list[dict[int, int]]]:
     slots: list[dict[int, int]] = []
-    rows = []
+    rows: list[list[int]] = []
     for number, worker in enumerate(schedule.workers):
         workers[number, x.W_SLOTS] = len(rows)
         slots.append({})
@@ -169,7 +170,8 @@ def _rounds(
 ) -> tuple[Ints, Ints, dict[tuple[int, int, int], int], Ints]:
     """Rounds by group and block, their members, where these are, and by worker."""
     places: dict[tuple[int, int, int], int] = {}
-    rounds, members = [], []
+    rounds: list[list[int]] = []
+    members: list[list[int]] = []
     of_worker: list[list[int]] = [[] for _ in schedule.workers]
     for number, group in enumerate(schedule.groups):
         inside = [w for w, worker in enumerate(schedule.workers) if group in worker.joins]
@@ -271,10 +273,10 @@ def _faults(costs: Costs, cluster: Cluster, seed: int) -> list[tuple[int, int, i
     found = []
     for number, fault in enumerate(cluster.faults):
         moment = costs.tick.ticks(moment_s(fault, number, seed))
-        found.append((moment, fault.worker, _FAULT_BEGINS))
+        found.append((moment, fault.worker, x.V_FAULT_BEGINS))
         if isinstance(fault, Pause):
             end = moment + costs.tick.ticks(fault.for_s)
-            found.append((end, fault.worker, _FAULT_ENDS))
+            found.append((end, fault.worker, x.V_FAULT_ENDS))
     if any(moment > _LARGEST for moment, _, _ in found):
         raise Unliftable("a fault is too late")
     return sorted(found)
@@ -283,7 +285,7 @@ def _faults(costs: Costs, cluster: Cluster, seed: int) -> list[tuple[int, int, i
 def _plan(t: Tables, events: list[tuple[int, int, int]]) -> None:
     """Put faults into the calendar, which is sorted by time; those at 0 are due."""
     for moment, worker, kind in events:
-        if moment == 0 and kind == _FAULT_BEGINS:
+        if moment == 0 and kind == x.V_FAULT_BEGINS:
             t.faults[t.state[x.S_FAULTS]] = worker, 1
             t.state[x.S_FAULTS] += 1
         else:

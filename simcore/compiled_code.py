@@ -157,7 +157,7 @@ def encoded(
     rows = []
     for number, (code, a, b, register, target) in enumerate(lowering.code):
         if code >= len(CLASSES):
-            rest: tuple[int, ...] = (_CONTROLS.get(code, x.A_END), *[0] * 9, -1)
+            rest: tuple[int, ...] = (_CONTROLS.get(code, x.A_END), 0, -1, *[0] * 8)
         else:
             worker = lowering.workers[number]
             if register < 0 and -1 - register >= schedule.batches:
@@ -213,7 +213,7 @@ def _row(
     else:
         first = places.members[worker, a, b]
         slot = places.slots[worker].get(b, -1)
-    return (action, ticks, kind_code, begin, end, first, last, slot, version, held, variation)
+    return (action, ticks, variation, kind_code, begin, end, first, last, held, slot, version)
 
 
 def _ticks(timing: Timing, worker: int, kind: type[Any], block: int) -> tuple[int, int]:

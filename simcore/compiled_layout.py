@@ -1,521 +1,122 @@
 """Places in the tables that the compiled engine works on; every table is of 64-bit integers.
 
 A name is the column of a table, whose rows are instructions (`I_`), workers (`W_`), blocks of
-workers (`B_`), channels (`C_`), rounds of a group over a block (`R_`), members of these (`M_`),
-devices (`D_`), gradients of a batch (`L_`); a place in the one row of all else (`S_`); or a code:
-of what is done at an instruction (`A_`), of what a computation reads when it starts (`BEGIN_`) and
-leaves when it ends (`END_`), of why the engine comes back (`X_`).
+workers (`B_`), channels (`C_`), messages (`Q_`), rounds of a group over a block (`R_`), members of
+these (`M_`), devices (`D_`), gradients of a batch (`L_`), what an operation does to items (`E_`);
+a place in the one row of all else (`S_`), which also says where each table begins (`O_`); or a
+code: of what is done at an instruction (`A_`), of what a computation reads when it starts
+(`BEGIN_`) and leaves when it ends (`END_`), of events (`V_`), of why the engine comes back (`X_`).
 """
 
-__all__ = [
-    "A_ARRIVE",
-    "A_END",
-    "A_JOIN",
-    "A_JUMP",
-    "A_LOAD",
-    "A_LOOP",
-    "A_MERGE",
-    "A_MOVE",
-    "A_PASS",
-    "A_RECEIVE",
-    "A_SEND",
-    "A_SNAPSHOT",
-    "A_UPDATE",
-    "BEGIN_BACKWARD",
-    "BEGIN_FORWARD",
-    "BEGIN_NOTHING",
-    "BEGIN_PROJECT",
-    "BEGIN_REPLAY",
-    "BEGIN_VERSION",
-    "BEGIN_WEIGHT",
-    "B_BASE",
-    "B_COLUMNS",
-    "B_CONTRIBUTED",
-    "B_COUNT",
-    "B_HEAD",
-    "B_JOINED",
-    "B_SNAPSHOT",
-    "B_TAIL",
-    "B_VERSION",
-    "C_BLOCKED",
-    "C_CAPACITY",
-    "C_COLUMNS",
-    "C_EFFECTS",
-    "C_EFFECTS_END",
-    "C_FIRST",
-    "C_HEAD",
-    "C_HELD",
-    "C_LATENCY",
-    "C_LEFT",
-    "C_LINE",
-    "C_NEXT",
-    "C_QUEUE",
-    "C_QUEUE_HEAD",
-    "C_QUEUE_SIZE",
-    "C_RECEIVE",
-    "C_RUN",
-    "C_SEND",
-    "C_SENDERS",
-    "C_SOURCE",
-    "C_STRIDE",
-    "C_TAIL",
-    "C_TAKEN",
-    "C_TOUCHED",
-    "C_TRANSMIT",
-    "C_UNDERWAY",
-    "C_WAITING",
-    "C_WIRE",
-    "D_ACTIVE",
-    "D_CHANGED",
-    "D_COLUMNS",
-    "D_DENOMINATOR",
-    "D_DUE",
-    "D_NOW",
-    "D_PLANNED",
-    "D_SPEEDS",
-    "D_WORKERS",
-    "D_WORKERS_END",
-    "END_FORGET",
-    "END_NOTHING",
-    "END_PENDING",
-    "I_A",
-    "I_ACTION",
-    "I_B",
-    "I_BEGIN",
-    "I_CODE",
-    "I_COLUMNS",
-    "I_EFFECTS",
-    "I_EFFECTS_END",
-    "I_END",
-    "I_HELD",
-    "I_KIND",
-    "I_REGISTER",
-    "I_SLOT",
-    "I_TARGET",
-    "I_TICKS",
-    "I_VARIATION",
-    "I_VERSION",
-    "L_BACKWARD",
-    "L_COLUMNS",
-    "L_FIRST",
-    "L_FORWARD",
-    "L_NEXT",
-    "M_ARRIVED",
-    "M_COLUMNS",
-    "M_CONTRIBUTED",
-    "M_JOINED",
-    "M_LEFT",
-    "M_ROUND",
-    "M_WORKER",
-    "O_BLOCKS",
-    "O_CHANNELS",
-    "O_CODE",
-    "O_COUNTS",
-    "O_DEVICES",
-    "O_DONE",
-    "O_DUE",
-    "O_EFFECTS",
-    "O_EVENTS",
-    "O_FACTORS",
-    "O_FAULTS",
-    "O_GRADIENTS",
-    "O_GROUPS",
-    "O_HELD",
-    "O_LEDGER",
-    "O_LINES",
-    "O_LISTENS",
-    "O_MEMBERS",
-    "O_MEMBERSHIPS",
-    "O_MESSAGES",
-    "O_PASSES",
-    "O_QUEUES",
-    "O_REGISTERS",
-    "O_RESIDENTS",
-    "O_ROUNDS",
-    "O_RUNNABLE",
-    "O_SENDS",
-    "O_SPANS",
-    "O_SPEEDS",
-    "O_STARTING",
-    "O_TIMES",
-    "O_TOUCHED",
-    "O_VERSIONS",
-    "O_WIRES",
-    "O_WORKERS",
-    "R_ARRIVED",
-    "R_BEGAN",
-    "R_COLUMNS",
-    "R_CONTRIBUTED",
-    "R_CREATED",
-    "R_FINISHED",
-    "R_GROUP",
-    "R_LAST_CONTRIBUTED",
-    "R_MEMBERS",
-    "R_MEMBERS_END",
-    "R_NEXT_BEGAN",
-    "R_NEXT_CONTRIBUTED",
-    "R_STARTED",
-    "R_TICKS",
-    "S_ASSIGN",
-    "S_BATCHES",
-    "S_BLOCKS",
-    "S_BUDGET",
-    "S_BUFFER",
-    "S_CALENDAR",
-    "S_CHUNK",
-    "S_COLUMNS",
-    "S_CREATED",
-    "S_CURRENT",
-    "S_DEPARTURES",
-    "S_DEVICES_SIZE",
-    "S_DONE",
-    "S_DUE",
-    "S_EXIT_ANSWER",
-    "S_EXIT_AT",
-    "S_EXIT_WORKER",
-    "S_FAULTS",
-    "S_FREE",
-    "S_GRADIENTS",
-    "S_GRADIENTS_SIZE",
-    "S_MOST_IDLE",
-    "S_NOW",
-    "S_OPERATIONS",
-    "S_REFRESH_ALL",
-    "S_REGISTERS",
-    "S_ROUNDS_SIZE",
-    "S_RUNNABLE",
-    "S_SETTLED",
-    "S_SHARED",
-    "S_SPANS",
-    "S_SPANS_SIZE",
-    "S_STARTING",
-    "S_STASH",
-    "S_TIMES_SIZE",
-    "S_TOUCHED",
-    "S_WAITS",
-    "S_WORKERS_SIZE",
-    "W_ACTIVE",
-    "W_AT",
-    "W_BASE",
-    "W_BATCH",
-    "W_BLOCKED",
-    "W_COLUMNS",
-    "W_COUNT",
-    "W_DEVICE",
-    "W_ENDED",
-    "W_GROUPS",
-    "W_GROUPS_END",
-    "W_HAS_SLOT",
-    "W_HELD",
-    "W_HELD_AT",
-    "W_IDLE",
-    "W_INDEX",
-    "W_JOINS",
-    "W_PENDING",
-    "W_REACHED",
-    "W_SENDS",
-    "W_SENDS_END",
-    "W_SERVED",
-    "W_SINCE",
-    "W_SLOTS",
-    "W_SLOTS_END",
-    "W_SNAPSHOTS",
-    "W_STAGE",
-    "W_STANDING",
-    "W_STARTED",
-    "W_STOOD",
-    "W_SUSPENDED",
-    "W_TICKS",
-    "W_VERSION",
-    "W_WORK",
-    "X_BUDGET",
-    "X_EXPLORE",
-    "X_FACTORS",
-    "X_FINISHED",
-    "X_GRADIENTS",
-    "X_ILLEGAL",
-    "X_LIMIT",
-    "X_MESSAGES",
-    "X_SPANS",
-]
+# What the engine does at an instruction: computations, messages, rounds, control.
+A_PASS, A_UPDATE, A_SNAPSHOT, A_MERGE, A_LOAD = range(5)
+A_SEND, A_RECEIVE, A_ARRIVE, A_JOIN = range(5, 9)
+A_MOVE, A_LOOP, A_JUMP, A_END = range(9, 13)
 
-# What the engine does at an instruction.
-(
-    A_PASS,
-    A_UPDATE,
-    A_SNAPSHOT,
-    A_MERGE,
-    A_LOAD,
-    A_SEND,
-    A_RECEIVE,
-    A_ARRIVE,
-    A_JOIN,
-    A_MOVE,
-    A_LOOP,
-    A_JUMP,
-    A_END,
-) = range(13)
+# What a computation reads when it starts, and what it leaves when it ends.
+BEGIN_NOTHING, BEGIN_VERSION, BEGIN_FORWARD, BEGIN_REPLAY, BEGIN_BACKWARD = range(5)
+BEGIN_WEIGHT, BEGIN_PROJECT = range(5, 7)
+END_NOTHING, END_PENDING, END_FORGET = range(3)
 
-# What a computation reads when it starts.
-(
-    BEGIN_NOTHING,
-    BEGIN_VERSION,
-    BEGIN_FORWARD,
-    BEGIN_REPLAY,
-    BEGIN_BACKWARD,
-    BEGIN_WEIGHT,
-    BEGIN_PROJECT,
-) = range(7)
+# Events: the kind, in the lowest three bits, and of what.
+V_COMPLETION, V_WAKE_UP, V_MESSAGE, V_ROUND, V_FAULT_BEGINS, V_FAULT_ENDS = range(6)
 
-# What a computation leaves when it ends.
-(
-    END_NOTHING,
-    END_PENDING,
-    END_FORGET,
-) = range(3)
+# Why the engine comes back. From X_ILLEGAL on there is no going on.
+X_FINISHED, X_BUDGET, X_EXPLORE, X_SPANS, X_GRADIENTS, X_MESSAGES, X_FACTORS = range(7)
+X_ILLEGAL, X_LIMIT, X_TWICE, X_EARLY = range(7, 11)
 
 # An instruction; see `simcore.lowering.Lowering` for the first five.
-(
-    I_CODE,
-    I_A,
-    I_B,
-    I_REGISTER,
-    I_TARGET,
-    I_ACTION,
-    I_TICKS,
-    I_KIND,
-    I_BEGIN,
-    I_END,
-    I_EFFECTS,  # the first row of the items that it takes and makes
-    I_EFFECTS_END,
-    I_SLOT,  # of the worker's blocks
-    I_VERSION,  # place of the version of the block
-    I_HELD,  # how many more items the worker holds afterwards
-    I_VARIATION,  # of its duration, -1 for none
-) = range(16)
+I_CODE, I_A, I_B, I_REGISTER, I_TARGET, I_ACTION = range(6)
+I_TICKS, I_VARIATION = range(6, 8)  # of its duration; -1 if that does not vary
+I_KIND, I_BEGIN, I_END = range(8, 11)
+I_EFFECTS, I_EFFECTS_END = range(11, 13)  # rows of what it does to items
+I_HELD = 13  # how many more items the worker holds afterwards
+I_SLOT, I_VERSION = range(14, 16)  # of the worker's blocks; place of the version of the block
 I_COLUMNS = 16
 
-# A worker.
-(
-    W_AT,
-    W_INDEX,
-    W_STAGE,  # 1: at an operation, 0: at the next instruction
-    W_STARTED,
-    W_VERSION,
-    W_HAS_SLOT,
-    W_REACHED,
-    W_SERVED,  # the place of the channel in the list, -1 for none
-    W_BATCH,
-    W_ENDED,
-    W_HELD,
-    W_COUNT,
-    W_IDLE,
-    W_PENDING,
-    W_SNAPSHOTS,
-    W_SINCE,
-    W_JOINS,  # the round that it waits for, + 1
-    W_STANDING,
-    W_STOOD,
-    W_DEVICE,
-    W_WORK,
-    W_ACTIVE,
-    W_SUSPENDED,
-    W_BLOCKED,  # the channel whose slot it waits for, + 1
-    W_HELD_AT,  # first row of its items
-    W_SLOTS,  # first and last row of its blocks
-    W_SLOTS_END,
-    W_SENDS,
-    W_SENDS_END,
-    W_TICKS,
-    W_BASE,  # how many of its random factors are behind
-    W_GROUPS,
-    W_GROUPS_END,
-) = range(33)
-W_COLUMNS = 33
+# What an operation does to items: of row E_ROW of the masks, those in E_NEEDED must be there, those
+# in E_TAKEN go, those in E_ABSENT must not be there then, those in E_GIVEN come. For a receive, of
+# each channel that it listens to: between which rows of this table its own are.
+E_ROW, E_NEEDED, E_TAKEN, E_ABSENT, E_GIVEN = range(5)
+E_FIRST, E_END = range(1, 3)
+E_COLUMNS = 5
 
-# A block of a worker: gradients that are pending, and what rounds do with it.
-(
-    B_HEAD,
-    B_TAIL,
-    B_COUNT,
-    B_SNAPSHOT,  # 1: made, 2: averaged
-    B_JOINED,
-    B_CONTRIBUTED,
-    B_BASE,
-    B_VERSION,
-) = range(8)
+# A worker: where it is,
+W_AT, W_INDEX, W_STAGE, W_ENDED, W_IDLE = range(5)  # W_STAGE is 1 at an operation, 0 before it
+# the operation that it is at; W_SERVED is the place of the channel in the list, -1 for none,
+W_STARTED, W_TICKS, W_VERSION, W_SERVED, W_BATCH, W_REACHED = range(5, 11)
+# what it waits for: since when for messages, for a slot (the channel + 1), for a round (+ 1),
+W_SINCE, W_BLOCKED, W_HAS_SLOT, W_JOINS = range(11, 15)
+# the instruction of which it has to know how its program goes on, and its answer,
+W_ASKED, W_ANSWER = range(15, 17)
+# how many items, gradients, snapshots it has; the first row of its items,
+W_HELD, W_PENDING, W_SNAPSHOTS, W_HELD_AT = range(17, 21)
+# how many computations it has begun, and how many of its random factors are behind,
+W_COUNT, W_BASE = range(21, 23)
+# what its device does for it; faults,
+W_DEVICE, W_WORK, W_ACTIVE, W_SUSPENDED, W_STANDING, W_STOOD = range(23, 29)
+# and rows of its blocks, the channels that it sends to, its rounds.
+W_SLOTS, W_SLOTS_END, W_SENDS, W_SENDS_END, W_GROUPS, W_GROUPS_END = range(29, 35)
+W_COLUMNS = 35
+
+# A block of a worker: its pending gradients; its snapshot (1: made, 2: averaged) and what rounds do
+# with it; for workers that assign, the version of their copy; where the block's version is.
+B_HEAD, B_TAIL, B_COUNT, B_SNAPSHOT, B_JOINED, B_CONTRIBUTED, B_BASE, B_VERSION = range(8)
 B_COLUMNS = 8
 
-# A channel.
-(
-    C_CAPACITY,
-    C_TAKEN,
-    C_SENDERS,
-    C_UNDERWAY,
-    C_HEAD,
-    C_TAIL,
-    C_SEND,
-    C_TRANSMIT,
-    C_LATENCY,
-    C_RECEIVE,
-    C_WIRE,
-    C_SOURCE,
-    C_LEFT,
-    C_NEXT,
-    C_FIRST,
-    C_STRIDE,
-    C_RUN,
-    C_LINE,  # where the line of waiting receivers begins, and how long it is
-    C_WAITING,
-    C_QUEUE,  # the same for waiting senders: place, size, first, number
-    C_QUEUE_SIZE,
-    C_QUEUE_HEAD,
-    C_BLOCKED,
-    C_TOUCHED,
-    C_EFFECTS,
-    C_EFFECTS_END,
-    C_HELD,
-) = range(27)
-C_COLUMNS = 27
+# A channel: its messages, and batches of a source,
+C_CAPACITY, C_TAKEN, C_SENDERS, C_UNDERWAY, C_HEAD, C_TAIL, C_HELD = range(7)
+C_SOURCE, C_LEFT, C_NEXT, C_FIRST, C_STRIDE, C_RUN = range(7, 13)
+# its delays,
+C_SEND, C_TRANSMIT, C_LATENCY, C_RECEIVE, C_WIRE = range(13, 18)
+# receivers that wait: the place of their line, and how many; whether it is to be looked at;
+C_LINE, C_WAITING, C_TOUCHED = range(18, 21)
+# senders that wait: place and size of their ring, the first, how many.
+C_QUEUE, C_QUEUE_SIZE, C_QUEUE_HEAD, C_BLOCKED = range(21, 25)
+C_COLUMNS = 25
 
-# The rounds of a group over a block.
-(
-    R_STARTED,
-    R_FINISHED,
-    R_ARRIVED,
-    R_CONTRIBUTED,
-    R_TICKS,
-    R_BEGAN,
-    R_NEXT_BEGAN,
-    R_NEXT_CONTRIBUTED,
-    R_LAST_CONTRIBUTED,
-    R_CREATED,
-    R_GROUP,
-    R_MEMBERS,  # of M_ rows, one per member
-    R_MEMBERS_END,
-) = range(13)
-R_COLUMNS = 13
+# A message.
+Q_DEPARTURE, Q_CHANNEL, Q_BATCH, Q_NEXT = range(4)
+Q_COLUMNS = 4
+
+# The rounds of a group over a block: how many have started and finished, who contributed to the one
+# that gathers, that is under way, that is over; when these began; the order in which they are.
+R_STARTED, R_FINISHED, R_CONTRIBUTED, R_NEXT_CONTRIBUTED, R_LAST_CONTRIBUTED = range(5)
+R_NEXT_BEGAN, R_BEGAN, R_CREATED, R_TICKS, R_GROUP = range(5, 10)
+R_MEMBERS, R_MEMBERS_END = range(10, 12)
+R_COLUMNS = 12
 
 # A member of a group, for one block.
-(
-    M_WORKER,
-    M_ARRIVED,
-    M_JOINED,
-    M_CONTRIBUTED,
-    M_LEFT,
-    M_ROUND,
-) = range(6)
+M_WORKER, M_ROUND, M_ARRIVED, M_JOINED, M_CONTRIBUTED, M_LEFT = range(6)
 M_COLUMNS = 6
 
 # A device.
-(
-    D_NOW,
-    D_ACTIVE,
-    D_DENOMINATOR,
-    D_PLANNED,
-    D_CHANGED,
-    D_DUE,
-    D_SPEEDS,
-    D_WORKERS,
-    D_WORKERS_END,
-) = range(9)
+D_NOW, D_ACTIVE, D_DENOMINATOR, D_PLANNED, D_CHANGED, D_DUE = range(6)
+D_SPEEDS, D_WORKERS, D_WORKERS_END = range(6, 9)
 D_COLUMNS = 9
 
 # The gradient of a batch in a block: versions that were read, and the next pending batch.
-(
-    L_FIRST,
-    L_FORWARD,
-    L_BACKWARD,
-    L_NEXT,
-) = range(4)
+L_FIRST, L_FORWARD, L_BACKWARD, L_NEXT = range(4)
 L_COLUMNS = 4
 
-# Numbers of which there is one.
-(
-    S_NOW,
-    S_CURRENT,
-    S_SPANS,
-    S_GRADIENTS,
-    S_RUNNABLE,
-    S_DONE,
-    S_DUE,
-    S_STARTING,
-    S_CALENDAR,
-    S_DEPARTURES,
-    S_WAITS,
-    S_FREE,  # the first free message
-    S_SETTLED,
-    S_CREATED,
-    S_FAULTS,
-    S_TOUCHED,
-    S_OPERATIONS,
-    S_MOST_IDLE,
-    S_SHARED,
-    S_STASH,
-    S_ASSIGN,
-    S_REFRESH_ALL,
-    S_BUFFER,
-    S_BLOCKS,
-    S_BATCHES,
-    S_EXIT_WORKER,
-    S_EXIT_AT,
-    S_EXIT_ANSWER,
-    S_BUDGET,
-    S_REGISTERS,
-    S_WORKERS_SIZE,
-    S_DEVICES_SIZE,
-    S_ROUNDS_SIZE,
-    S_SPANS_SIZE,
-    S_GRADIENTS_SIZE,
-    S_TIMES_SIZE,
-    S_CHUNK,
-    O_CODE,
-    O_LISTENS,
-    O_EFFECTS,
-    O_WORKERS,
-    O_BLOCKS,
-    O_CHANNELS,
-    O_ROUNDS,
-    O_MEMBERS,
-    O_DEVICES,
-    O_LEDGER,
-    O_HELD,
-    O_VERSIONS,
-    O_PASSES,
-    O_REGISTERS,
-    O_COUNTS,
-    O_LINES,
-    O_QUEUES,
-    O_SENDS,
-    O_WIRES,
-    O_MESSAGES,
-    O_RUNNABLE,
-    O_DONE,
-    O_DUE,
-    O_STARTING,
-    O_TIMES,
-    O_EVENTS,
-    O_GROUPS,
-    O_MEMBERSHIPS,
-    O_FAULTS,
-    O_SPEEDS,
-    O_RESIDENTS,
-    O_TOUCHED,
-    O_FACTORS,
-    O_GRADIENTS,
-    O_SPANS,
-) = range(72)
-S_COLUMNS = 72
+# Of which there is one: the present instant, and how much there is in each list,
+S_NOW, S_SETTLED, S_CURRENT, S_OPERATIONS, S_BUDGET = range(5)
+S_SPANS, S_GRADIENTS, S_CALENDAR, S_DONE, S_DUE, S_FAULTS, S_RUNNABLE, S_STARTING = range(5, 13)
+S_TOUCHED, S_READY, S_CHANGED = range(13, 16)
+# what is counted; the first free message; the worker for which the engine comes back,
+S_DEPARTURES, S_WAITS, S_CREATED, S_FREE, S_EXIT_WORKER = range(16, 21)
+# rules,
+S_MOST_IDLE, S_SHARED, S_STASH, S_ASSIGN, S_REFRESH_ALL, S_BUFFER = range(21, 27)
+# sizes,
+S_BLOCKS, S_BATCHES, S_REGISTERS, S_CHUNK, S_WORKERS_SIZE, S_DEVICES_SIZE = range(27, 33)
+S_ROUNDS_SIZE, S_SPANS_SIZE, S_GRADIENTS_SIZE, S_TIMES_SIZE = range(33, 37)
+# and where tables begin; that of the workers comes at once.
+O_CODE, O_LISTENS, O_EFFECTS, O_BLOCKS, O_CHANNELS, O_ROUNDS, O_MEMBERS = range(37, 44)
+O_DEVICES, O_LEDGER, O_HELD, O_VERSIONS, O_PASSES, O_REGISTERS, O_COUNTS = range(44, 51)
+O_LINES, O_QUEUES, O_SENDS, O_WIRES, O_MESSAGES, O_RUNNABLE, O_DONE = range(51, 58)
+O_DUE, O_STARTING, O_TIMES, O_EVENTS, O_GROUPS, O_MEMBERSHIPS, O_FAULTS = range(58, 65)
+O_SPEEDS, O_RESIDENTS, O_TOUCHED, O_READY, O_CHANGED, O_FACTORS = range(65, 71)
+O_GRADIENTS, O_SPANS, O_WORKERS = range(71, 74)
+S_COLUMNS = 74
 
-# Why the engine comes back.
-(
-    X_FINISHED,
-    X_EXPLORE,
-    X_SPANS,
-    X_GRADIENTS,
-    X_MESSAGES,
-    X_FACTORS,
-    X_ILLEGAL,
-    X_LIMIT,
-    X_BUDGET,
-) = range(9)
+__all__ = [name for name in dir() if name[0].isupper()]

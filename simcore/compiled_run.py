@@ -107,7 +107,11 @@ class _Run:
                 case x.X_ILLEGAL:
                     raise Unliftable("a program breaks a rule")
                 case x.X_LIMIT:
-                    raise Unliftable("a number is too large, or programs use a batch twice")
+                    raise Unliftable("a time is too long")
+                case x.X_TWICE:
+                    raise Unliftable("a batch passes forward twice before its update")
+                case x.X_EARLY:
+                    raise Unliftable("a worker arrives for a round before it has joined the last")
 
     def _set(self, **changed: Any) -> None:
         self.tables = packed(**{**self.tables._asdict(), **changed})
@@ -122,10 +126,8 @@ class _Run:
 
     def _explore(self) -> None:
         """Record how a program goes on, and let the worker go on there."""
-        state = self.tables.state
-        worker, at, answer = (
-            int(state[place]) for place in (x.S_EXIT_WORKER, x.S_EXIT_AT, x.S_EXIT_ANSWER)
-        )
+        worker = int(self.tables.state[x.S_EXIT_WORKER])
+        at, answer = (int(self.tables.workers[worker, n]) for n in (x.W_ASKED, x.W_ANSWER))
         self.lowering.explore(at, None if answer < 0 else answer)
         before = self.items.table()[1]
         self.items.effects.clear()
@@ -147,8 +149,8 @@ class _Run:
     def _more_messages(self) -> None:
         old = self.tables.messages
         new = np.zeros_like(old)
-        new[:, 3] = np.arange(len(old) + 1, 2 * len(old) + 1)
-        new[-1, 3] = self.tables.state[x.S_FREE]
+        new[:, x.Q_NEXT] = np.arange(len(old) + 1, 2 * len(old) + 1)
+        new[-1, x.Q_NEXT] = self.tables.state[x.S_FREE]
         self.tables.state[x.S_FREE] = len(old)
         longer = ("times", "events", "due")
         self._set(

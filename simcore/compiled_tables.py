@@ -19,10 +19,10 @@ Ints = NDArray[np.int64]
 class Tables(NamedTuple):
     """Everything that changes or is looked up; columns are those of `simcore.compiled_layout`."""
 
+    workers: Ints  # the first, so that it is always in the same place
     code: Ints
     listens: Ints  # (channel, where it goes on)
-    effects: Ints  # (row of held, needed, taken, must not be there, given): bits of items
-    workers: Ints
+    effects: Ints
     blocks: Ints  # of each worker
     channels: Ints
     rounds: Ints
@@ -38,7 +38,7 @@ class Tables(NamedTuple):
     queues: Ints
     sends: Ints
     wires: Ints
-    messages: Ints  # (departure, channel, batch, next)
+    messages: Ints
     runnable: Ints
     done: Ints
     due: Ints
@@ -50,7 +50,9 @@ class Tables(NamedTuple):
     faults: Ints  # (worker, step), due
     speeds: Ints
     residents: Ints
-    touched: Ints
+    touched: Ints  # channels whose receivers have to be looked at
+    ready: Ints  # devices that are due
+    changed: Ints  # and those that have changed
     factors: Ints  # (variation, worker, number): the bits of floating-point numbers
     gradients: Ints
     spans: Ints
@@ -64,7 +66,6 @@ _SIZES = {
     "rounds": x.S_ROUNDS_SIZE,
     "spans": x.S_SPANS_SIZE,
     "gradients": x.S_GRADIENTS_SIZE,
-    "times": x.S_TIMES_SIZE,
 }
 
 
@@ -89,6 +90,9 @@ def packed(**given: Ints) -> Tables:
             memory[_SIZES[name]] = len(table)
         views[name] = view
         first += size
+    # What may be planned before anybody looks whether the calendar is full.
+    at_once = sum(len(given[name]) for name in ("workers", "devices", "rounds")) + 8
+    memory[x.S_TIMES_SIZE] = len(given["times"]) - at_once
     memory[x.S_REGISTERS] = given["registers"].shape[1]
     memory[x.S_CHUNK] = given["factors"].shape[2]
     return Tables(**views)

@@ -102,7 +102,7 @@ class _Drive:
         return loop
 
     def send(self, answer: Any) -> Operation:
-        token = COUNTERS.set(self.count)  # type: ignore[arg-type]
+        token = COUNTERS.set(self.count)
         try:
             return self.program.send(answer)
         finally:
@@ -348,8 +348,8 @@ class _Recording:
             case Load(batch):
                 self._emit(code, 0, 0, _place(batch))
             case _:
-                batch = getattr(operation, "batch", None)
-                self._emit(code, operation.block, 0, 0 if batch is None else _place(batch))
+                of = getattr(operation, "batch", None)
+                self._emit(code, operation.block, 0, 0 if of is None else _place(of))
         return reply
 
     def _listen(self, drive: _Drive, code: int, channels: tuple[Channel, ...], at: int) -> Any:

@@ -34,7 +34,8 @@ __all__ = ["Environment", "state_of"]
 
 _ATOMS: Final = (bool, int, str, float, bytes, Fraction, type(None), type(Ellipsis))
 _NAMED: Final = (Channel, Group, Worker, type, CodeType, ModuleType, BuiltinFunctionType)
-_ITERATORS: Final = tuple(type(iter(each)) for each in ((), [], range(0), range(2**70)))
+_SEQUENCES: Final[tuple[Any, ...]] = ((), [], range(0), range(2**70))
+_ITERATORS: Final = tuple(type(iter(each)) for each in _SEQUENCES)
 _MODULES: Final = {"functools", "itertools", "operator", "math", "collections", "simcore"}
 _BUILTINS: Final = {
     *("len", "range", "min", "max", "tuple", "list", "set", "dict", "frozenset", "sum", "reversed"),
@@ -42,6 +43,11 @@ _BUILTINS: Final = {
     *("map", "filter", "AssertionError", "StopIteration", "ValueError", "slice"),
 }
 _HIDDEN: Final = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
+
+
+def _is_frozen(each: Any) -> bool:
+    parameters: Any = getattr(type(each), "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
 
 
 def _ours(module: str | None) -> bool:
@@ -102,7 +108,7 @@ class Environment:
             return ()
         if isinstance(each, (BuiltinFunctionType, Worker, Schedule, range)):
             return ()
-        if is_dataclass(each) and each.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if _is_frozen(each):
             return [getattr(each, field.name) for field in fields(each)]
         if isinstance(each, Callable) and _ours(type(each).__module__):  # type: ignore[arg-type]
             return ()
@@ -232,7 +238,7 @@ class _Reader:
             key.append((kind,))
             self.add(each.__func__)
             self.add(each.__self__)
-        elif kind in RULES or (is_dataclass(each) and each.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        elif kind in RULES or _is_frozen(each):
             key.append((kind,))
             for field in fields(each):
                 self.add(getattr(each, field.name))

@@ -128,7 +128,7 @@ class Counter:
     def __sub__(self, other: Any) -> Any:
         return self._shifted(-other) if isinstance(other, int) else self.number() - _number(other)
 
-    def __mod__(self, other: Any) -> int:
+    def __mod__(self, other: Any) -> Any:
         if not isinstance(other, int):
             return self.number() % _number(other)
         self.loop.modulus = lcm(self.loop.modulus, other)

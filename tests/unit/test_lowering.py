@@ -84,7 +84,7 @@ def test_a_counter_in_an_object_is_refused() -> None:
             hidden.rounds += 1
             yield from full(data, own)
 
-    with pytest.raises(Unliftable, match="rounds|Hidden"):
+    with pytest.raises(Unliftable, match="rounds"):
         Lowering(one_worker(program))
 
 
@@ -154,9 +154,9 @@ def test_a_queue_of_its_own_is_followed() -> None:
 
 def test_a_program_that_never_repeats_is_refused() -> None:
     def program(data: Channel, own: Channel) -> Program:
-        rounds = 0
+        rounds = [0]
         for _ in steps(10**9):
-            rounds += 1
+            rounds[0] += 1
             yield from full(data, own)
 
     with pytest.raises(Unliftable, match="nothing repeats"):

@@ -204,13 +204,15 @@ class _Run:
 
     def trace(self, header: Header) -> Trace:
         """What was recorded."""
-        spans = _table(self.tables.spans[: self.tables.state[x.S_SPANS]], SPAN_COLUMNS)
+        rows = self.tables.spans[: self.tables.state[x.S_SPANS]]
+        spans = _table(rows, SPAN_COLUMNS)
         gradients = _table(
             self.tables.gradients[: self.tables.state[x.S_GRADIENTS]], GRADIENT_COLUMNS
         )
         order = _order(spans, len(self.schedule.workers))
         by = (gradients["version_applied"], gradients["block"], gradients["time"])
-        return Trace(header, spans[order], gradients[np.lexsort(by)])
+        sorted_spans = _table(np.take(rows, order, axis=0), SPAN_COLUMNS)
+        return Trace(header, sorted_spans, gradients[np.lexsort(by)])
 
 
 def _table(rows: Ints, columns: tuple[str, ...]) -> Any:
@@ -225,7 +227,7 @@ def _order(spans: Any, workers: int) -> Any:
     if last * workers * indices >= _LARGEST:
         return np.lexsort((spans["index"], spans["worker"], spans["start"]))
     keys = (spans["start"] * workers + spans["worker"]) * indices + spans["index"]
-    return np.argsort(keys, kind="stable")
+    return np.argsort(keys)
 
 
 def _longer(rows: Ints, by: int | None = None) -> Ints:

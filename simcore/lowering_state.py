@@ -33,7 +33,7 @@ from simcore.schedule import Schedule
 __all__ = ["Environment", "state_of"]
 
 _ATOMS: Final = (bool, int, str, float, bytes, Fraction, type(None), type(Ellipsis))
-_NAMED: Final = (Channel, Group, Worker, type, CodeType, ModuleType, BuiltinFunctionType)
+_NAMED: Final = {Worker, Schedule, type, CodeType, ModuleType}
 _SEQUENCES: Final[tuple[Any, ...]] = ((), [], range(0), range(2**70))
 _ITERATORS: Final = tuple(type(iter(each)) for each in _SEQUENCES)
 _MODULES: Final = {"functools", "itertools", "operator", "math", "collections", "simcore"}
@@ -106,8 +106,10 @@ class Environment:
             if each.__name__.partition(".")[0] not in _MODULES:
                 raise Unliftable(f"it uses the module {each.__name__}")
             return ()
-        if isinstance(each, (BuiltinFunctionType, Worker, Schedule, range)):
+        if isinstance(each, (Worker, Schedule, range)):
             return ()
+        if isinstance(each, BuiltinFunctionType):  # a bound method such as deque.append, too
+            return () if isinstance(each.__self__, ModuleType) else (each.__self__,)
         if _is_frozen(each):
             return [getattr(each, field.name) for field in fields(each)]
         if isinstance(each, Callable) and _ours(type(each).__module__):  # type: ignore[arg-type]
@@ -175,13 +177,16 @@ class _Reader:
         self.key: list[Any] = []
         self.batches: list[Batch] = []
         self.numbers: dict[int, int] = {}
+        self.kept: list[Any] = []  # so that no other object gets their identity meanwhile
 
     def add(self, each: Any) -> None:
         kind, key = type(each), self.key
         if kind in _ATOMS:
             key.append(each if kind in (int, str, type(None)) else (kind, repr(each)))
-        elif id(each) in self.known or kind in (Channel, Group, CodeType) or kind in _NAMED:
+        elif id(each) in self.known or kind in _NAMED:
             key.append(("it", id(each)))
+        elif kind is Channel or kind is Group:
+            key.append((kind, each.name))
         elif issubclass(kind, Batch):
             known = next((n for n, other in enumerate(self.batches) if other is each), None)
             if known is None:
@@ -221,11 +226,11 @@ class _Reader:
             key.append((kind, each.start, each.stop, each.step))
         elif kind is enumerate:
             key.append((kind,))
-            self.add(each.__reduce__()[1])
+            self._part(each.__reduce__()[1])
         elif kind in _ITERATORS:
             _, inside, *position = each.__reduce__()
             key.append((kind, *position))
-            self.add(inside)
+            self._part(inside)
         elif kind is FunctionType:
             key.append((kind, id(each.__code__)))
             for part in (*(each.__closure__ or ()), *(each.__defaults__ or ())):
@@ -242,11 +247,15 @@ class _Reader:
             key.append((kind,))
             for field in fields(each):
                 self.add(getattr(each, field.name))
-        elif isinstance(each, BuiltinFunctionType):  # a bound method such as deque.append
-            key.append(("method", each.__name__))
+        elif isinstance(each, BuiltinFunctionType):
+            key.append(("method", each.__qualname__))
             self.add(each.__self__)
         else:
             raise Unliftable(f"it keeps a {kind.__name__}, whose state is hidden")
+
+    def _part(self, made: Any) -> None:
+        self.kept.append(made)
+        self.add(made)
 
     def _generator(self, each: Any) -> None:
         frame = each.gi_frame

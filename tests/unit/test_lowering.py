@@ -152,6 +152,50 @@ def test_a_queue_of_its_own_is_followed() -> None:
     assert len(Lowering(one_worker(program, 10**6)).code) < 100
 
 
+@pytest.mark.usefixtures("few")
+def test_a_list_behind_a_method_is_seen() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        note = [0].append
+        for _ in steps(10**9):
+            note(0)
+            yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="nothing repeats"):
+        Lowering(one_worker(program))
+
+
+def test_a_method_of_a_list_that_others_may_share_is_refused() -> None:
+    note = [0].append
+
+    def program(data: Channel, own: Channel) -> Program:
+        for _ in steps(10**9):
+            note(0)
+            yield from full(data, own)
+
+    with pytest.raises(Unliftable, match="shares"):
+        Lowering(one_worker(program))
+
+
+def test_iterators_of_other_places_are_other_states() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        turns, others = iter([True, False, False, True]), enumerate([5, 5, 5, 7])
+        for _ in steps(4):
+            yield from full(data, own)
+            if next(turns) and next(others)[1] == 5:
+                yield from full(data, own)
+
+    schedule = one_worker(program, 6)
+    [worker] = schedule.workers
+    assert unrolled(Lowering(schedule), 0) == list(driven(worker.program()))
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are given up after fewer instructions: this takes seconds else."""
+    monkeypatch.setattr("simcore.lowering._MOST_INSTRUCTIONS", 5000)
+
+
+@pytest.mark.usefixtures("few")
 def test_a_program_that_never_repeats_is_refused() -> None:
     def program(data: Channel, own: Channel) -> Program:
         rounds = [0]

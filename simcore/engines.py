@@ -6,8 +6,9 @@ that ran, `instead_of` the reason why it was not the one that was asked for.
 """
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from typing import Any, Final, Literal, get_args
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from simcore.cluster import Cluster
 from simcore.costs import Costs
@@ -17,15 +18,25 @@ from simcore.timing import Timing
 from simcore.trace import Trace
 from simcore.workload import Workload
 
-__all__ = ["ENGINES", "Engine", "is_compiled_there", "simulate", "simulate_timed"]
+if TYPE_CHECKING:
+    from simcore.lowering import Lowering
+
+__all__ = ["ENGINES", "Engine", "simulate", "simulate_timed", "why_not_compiled"]
 
 Engine = Literal["compiled", "simpy"]
 ENGINES: Final[tuple[str, ...]] = get_args(Engine)
 
 
-def is_compiled_there() -> bool:
-    """Whether numba is installed, without which there is only the reference."""
-    return find_spec("numba") is not None
+@cache
+def why_not_compiled() -> str:
+    """Why there is only the reference here; empty if the compiled engine can be used."""
+    try:
+        import_module("simcore.compiled")
+    except ModuleNotFoundError as error:
+        return "numba is not installed" if error.name == "numba" else f"{error}"
+    except ImportError as error:
+        return f"numba cannot be imported: {error}"
+    return ""
 
 
 def simulate(
@@ -76,11 +87,15 @@ def simulate_timed(
     progress: Callable[[int], None] | None = None,
     about: Mapping[str, Any] | None = None,
     told: Callable[[str], None] | None = None,
+    lowering: "Lowering | None" = None,
 ) -> Trace:
-    """As `simulate`, with what everything costs in ticks; `about` is for the trace's header."""
+    """As `simulate`, with what everything costs in ticks; `about` is for the trace's header.
+
+    Who simulates a schedule many times may give its `lowering`, which then is not made each time.
+    """
     reason = ""
     if engine == "compiled":
-        found = _compiled(schedule, costs, cluster, timing, seed, progress, about)
+        found = _compiled(schedule, costs, cluster, timing, seed, progress, about, lowering)
         if isinstance(found, Trace):
             return found
         reason = found
@@ -104,14 +119,15 @@ def _compiled(
     seed: int,
     progress: Callable[[int], None] | None,
     about: Mapping[str, Any] | None,
+    lowering: "Lowering | None",
 ) -> Trace | str:
     """The compiled engine's trace, or the reason why there is none."""
-    if not is_compiled_there():
-        return "numba is not installed"
     if type(timing) is not Timing:
         return f"durations are those of {type(timing).__name__}"
+    if reason := why_not_compiled():
+        return reason
 
-    # Imported here, for it is large.
+    # Imported here, for that takes long.
     from simcore.compiled_run import simulate_compiled
     from simcore.lowering import Unliftable
 
@@ -124,6 +140,7 @@ def _compiled(
             seed=seed,
             progress=progress,
             about={**(about or {}), "engine": "compiled"},
+            lowering=lowering,
         )
     except Unliftable as error:
         return f"{error}"

@@ -21,7 +21,15 @@ from simcore.workload import Workload
 if TYPE_CHECKING:
     from simcore.lowering import Lowering
 
-__all__ = ["ENGINES", "Engine", "simulate", "simulate_timed", "why_not_compiled"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "engine_of",
+    "lowered",
+    "simulate",
+    "simulate_timed",
+    "why_not_compiled",
+]
 
 Engine = Literal["compiled", "simpy"]
 ENGINES: Final[tuple[str, ...]] = get_args(Engine)
@@ -37,6 +45,24 @@ def why_not_compiled() -> str:
     except ImportError as error:
         return f"numba cannot be imported: {error}"
     return ""
+
+
+def engine_of(trace: Trace) -> Engine:
+    """The engine that is to repeat what a trace shows: the one that made it, if one did."""
+    return "simpy" if trace.header.about.get("engine") == "simpy" else "compiled"
+
+
+def lowered(schedule: Schedule) -> "Lowering | None":
+    """The programs as small ones, for many simulations; None if the reference has to run them."""
+    if why_not_compiled():
+        return None
+
+    from simcore.lowering import Lowering, Unliftable
+
+    try:
+        return Lowering(schedule)
+    except Unliftable:
+        return None
 
 
 def simulate(

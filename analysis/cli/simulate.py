@@ -137,7 +137,7 @@ def command(
         )
     summary = summarize(trace, blocks, built, where, trace.header.about["engine"])
     if slack:
-        summary["slack"] = _slack(built, blocks, where)
+        summary["slack"] = _slack(built, blocks, where, chosen)
     if path is not None:
         _write(path, built, blocks, trace, summary)
     if json:
@@ -146,12 +146,14 @@ def command(
         _show(trace, summary)
 
 
-def _slack(built: "Built", blocks: "Workload", where: "Cluster") -> dict[str, Any]:
+def _slack(
+    built: "Built", blocks: "Workload", where: "Cluster", engine: "Engine"
+) -> dict[str, Any]:
     from simcore.slack import slack_values
 
     with Bar("finding slacks", log=True) as bar:
         bar.stage("simulating with many latencies, without random times")
-        return slack_values(built, blocks, where)
+        return slack_values(built, blocks, where, engine)
 
 
 def _variation(text: str, jitter: str) -> "Variations":

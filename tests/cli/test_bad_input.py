@@ -224,7 +224,7 @@ def test_a_bad_folder_is_found_before_the_work_starts(
     def work(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("simcore.engine.simulate", work)
+    monkeypatch.setattr("simcore.engines.simulate", work)
     monkeypatch.setattr("analysis.bounds.adl_bound", work)
     monkeypatch.setattr("executor.profile.profile", work)
     gradlag("simulate", "fdg", "--out", "file").refused("--out")
@@ -249,7 +249,7 @@ def test_a_mistake_of_the_program_is_one_line_too(
     def work(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("simcore.engine.simulate", work)
+    monkeypatch.setattr("simcore.engines.simulate", work)
     ran = gradlag("simulate", "fdg")
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith("gradlag: internal error: ZeroDivisionError")

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from simcore.errors import IllegalOperationError
 from simcore.lowering_state import Environment, state_of
-from simcore.lowering_symbols import Batch, Counter, JoinAnswer, Loop, Unliftable
+from simcore.lowering_symbols import Batch, Counter, JoinAnswer, Loop, Residue, Unliftable
 from simcore.ops import Arrive, Channel, Join, Load, Operation, Receive, Select, Send
 from simcore.rules import RULES, check_declared
 from simcore.schedule import Schedule
@@ -97,7 +97,7 @@ class _Drive:
         self.at = -1
 
     def count(self, number: Any) -> Loop:
-        loop = Loop(number.number() if isinstance(number, Counter) else number)
+        loop = Loop(number.number() if isinstance(number, Counter | Residue) else number)
         self.loops.append(loop)
         return loop
 
@@ -372,7 +372,7 @@ def _concrete(operation: Operation) -> Operation:
     if type(operation) not in RULES:
         raise Unliftable(f"{operation!r} is no operation")
     values = dict(_fields(operation))
-    counted = {name: v.number() for name, v in values.items() if isinstance(v, Counter)}
+    counted = {name: v.number() for name, v in values.items() if isinstance(v, Counter | Residue)}
     if counted:
         return type(operation)(**{**values, **counted})
     for name, value in values.items():

@@ -25,7 +25,7 @@ from types import (
 )
 from typing import Any, Final
 
-from simcore.lowering_symbols import Batch, Counter, JoinAnswer, Loop, Unliftable
+from simcore.lowering_symbols import Batch, Counter, JoinAnswer, Loop, Residue, Unliftable
 from simcore.ops import Channel, Group, Worker
 from simcore.rules import RULES
 from simcore.schedule import Schedule
@@ -195,6 +195,9 @@ class _Reader:
             key.append(("batch", known))
         elif kind is Counter:
             self._counter(each)
+        elif kind is Residue:
+            key.append(("modulo", each.modulus))
+            self._counter(each.counter)
         elif id(each) in self.numbers:
             key.append(("again", self.numbers[id(each)]))
         else:

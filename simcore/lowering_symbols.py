@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from math import lcm
 from typing import Any, Final, Self
 
-__all__ = ["FOREVER", "Batch", "Counter", "JoinAnswer", "Loop", "Unliftable"]
+__all__ = ["FOREVER", "Batch", "Counter", "JoinAnswer", "Loop", "Residue", "Unliftable"]
 
 FOREVER: Final = 2**62
 
@@ -131,31 +131,72 @@ class Counter:
     def __mod__(self, other: Any) -> Any:
         if not isinstance(other, int):
             return self.number() % _number(other)
-        self.loop.modulus = lcm(self.loop.modulus, other)
-        return self.value % other
+        residue = Residue(self, other)
+        # Either a body has all rounds of a period, or each period is written down with a loop.
+        return residue if self.loop.count < other**2 // 2 else residue.number()
 
     def __divmod__(self, other: Any) -> Any:
         return divmod(self.number(), other)
 
 
 def _number(value: Any) -> Any:
-    return value.number() if isinstance(value, Counter) else value
+    return value.number() if isinstance(value, Counter | Residue) else value
 
 
 def _of_number(name: str) -> Any:
-    def method(self: Counter, *others: Any) -> Any:
+    def method(self: Any, *others: Any) -> Any:
         return getattr(self.number(), name)(*map(_number, others))
 
     return method
 
 
-for _name in (
+class Residue:
+    """A counter modulo a constant, which has only been compared so far."""
+
+    __slots__ = ("counter", "modulus")
+    __hash__: Any
+
+    def __init__(self, counter: Counter, modulus: int) -> None:
+        self.counter, self.modulus = counter, modulus
+
+    def number(self) -> int:
+        """The value, in a use that goes the same way a period later."""
+        loop = self.counter.loop
+        loop.modulus = lcm(loop.modulus, self.modulus)
+        return self.counter.value % self.modulus
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, int):
+            return self.number() == other
+        loop, value = self.counter.loop, self.counter.value
+        answer = value % self.modulus == other
+        if answer:
+            loop.narrow(1)
+        elif 0 <= other < self.modulus:
+            loop.narrow((other - value) % self.modulus)
+        return answer
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+
+_NAMES: Final = (
     *("__rsub__", "__mul__", "__rmul__", "__floordiv__", "__rfloordiv__", "__rmod__", "__neg__"),
     *("__pow__", "__rpow__", "__truediv__", "__rtruediv__", "__and__", "__rand__", "__or__"),
     *("__ror__", "__xor__", "__rxor__", "__lshift__", "__rshift__", "__abs__", "__invert__"),
     *("__index__", "__int__", "__float__", "__hash__", "__str__", "__repr__", "__format__"),
-):
+)
+_OTHERS: Final = (
+    *("__lt__", "__le__", "__gt__", "__ge__", "__add__", "__radd__", "__sub__", "__mod__"),
+    "__divmod__",
+)
+for _name in _NAMES:
     setattr(Counter, _name, _of_number(_name))
+for _name in (*_NAMES, *_OTHERS):
+    setattr(Residue, _name, _of_number(_name))
 
 
 class Batch:

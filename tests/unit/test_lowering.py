@@ -6,9 +6,23 @@ from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simcore.lowering import CLASSES, LOOP, Lowering, Unliftable
-from simcore.ops import Backward, Channel, Forward, Item, Program, Receive, Send, Update, Worker
+from simcore.ops import (
+    Backward,
+    Channel,
+    Forward,
+    Item,
+    Merge,
+    Program,
+    Receive,
+    Send,
+    Snapshot,
+    Update,
+    Worker,
+)
 from simcore.schedule import Schedule
 from simcore.schedules import SCHEDULES, build
 from simcore.steps import steps
@@ -54,6 +68,50 @@ def driven(program: Program) -> Any:
             return
         yield type(operation).__name__
         answer = 0 if isinstance(operation, Receive) else None
+
+
+TESTS: dict[str, Callable[[Any, int, int], bool]] = {
+    "below": lambda step, a, _: step < a,
+    "at least": lambda step, a, _: a <= step,
+    "is": lambda step, a, _: step == a,
+    "shifted is not": lambda step, a, b: step + a - b != 2 * a,
+    "every": lambda step, a, b: (step + b) % a == 0,
+    "every with rest": lambda step, a, b: (step - b) % a == b,
+    "odd part": lambda step, a, _: bool(step % a % 2),
+    "late in each": lambda step, a, b: step % a > b,
+    "divided": lambda step, a, _: step // a == 1,
+}
+KINDS = (Backward, Update, Snapshot, Merge)
+Asked = list[tuple[Callable[[Any, int, int], bool], int, int]]
+tests = st.tuples(st.sampled_from(sorted(TESTS)), st.integers(1, 40), st.integers(0, 9))
+
+
+def asking(batches: int, asked: Asked, late: bool, inner: int) -> Program:
+    """A program that asks all this of its counter, or of that of the round before."""
+    before: Any = 0
+    for step in steps(batches):
+        yield Forward(1, 0)
+        for place in range(len(asked)):
+            test, a, b = asked[place]
+            if test(before if late else step, a, b):
+                yield Backward(1, 0) if place == 0 else KINDS[place](1)
+        for part in steps(inner):
+            if part + 1 == inner or step == inner:
+                yield Merge(1)
+        before = step
+
+
+@given(
+    st.integers(1, 150), st.lists(tests, min_size=1, max_size=4), st.booleans(), st.integers(0, 8)
+)
+@settings(max_examples=150)
+def test_what_is_asked_of_counters(
+    batches: int, named: list[tuple[str, int, int]], late: bool, inner: int
+) -> None:
+    asked = [(TESTS[name], a, b) for name, a, b in named]
+    schedule = one_worker(lambda *_: asking(batches, asked, late, inner), batches)
+    expected = list(driven(asking(batches, asked, late, inner)))
+    assert unrolled(Lowering(schedule), 0) == expected
 
 
 def one_worker(program: Callable[[Channel, Channel], Program], batches: int = 10**9) -> Schedule:

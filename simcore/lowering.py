@@ -15,7 +15,7 @@ True
 """
 
 import heapq
-from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 from simcore.errors import IllegalOperationError
@@ -34,6 +34,11 @@ MOVE, LOOP, JUMP, END = range(len(CLASSES), len(CLASSES) + 4)
 UNEXPLORED, UNTESTED = -1, -2
 
 _CODE: Final = {kind: number for number, kind in enumerate(CLASSES)}
+# Which fields of an operation are numbers.
+_FIELDS: Final = {
+    kind: tuple(name for name in kind.__match_args__ if name in ("block", "batch"))
+    for kind in CLASSES
+}
 _MOST_INSTRUCTIONS: Final = 400_000
 _MOST_ROUNDS: Final = 1000  # of a loop, after which its states are not compared any more
 
@@ -369,23 +374,25 @@ class _Recording:
 
 def _concrete(operation: Operation) -> Operation:
     """The operation with the number of a block that was computed from a counter."""
-    if type(operation) not in RULES:
+    names = _FIELDS.get(type(operation))
+    if names is None:
         raise Unliftable(f"{operation!r} is no operation")
-    values = dict(_fields(operation))
-    counted = {name: v.number() for name, v in values.items() if isinstance(v, Counter | Residue)}
-    if counted:
-        return type(operation)(**{**values, **counted})
-    for name, value in values.items():
-        if name in ("block", "batch") and not isinstance(value, int | Batch):
-            raise Unliftable(f"{type(operation).__name__} has a {name} that is no number")
-        if name == "block" and isinstance(value, Batch):
+    counted: dict[str, int] = {}
+    for name in names:
+        value = getattr(operation, name)
+        kind = type(value)
+        if kind is int:
+            continue
+        if kind is Counter or kind is Residue:
+            counted[name] = value.number()
+        elif name == "block" and issubclass(kind, Batch):
             raise Unliftable("it takes a batch for a block")
+        elif not issubclass(kind, int | Batch):
+            raise Unliftable(f"{type(operation).__name__} has a {name} that is no number")
+    if counted:
+        values: dict[str, Any] = {**counted}
+        return replace(operation, **values)
     return operation
-
-
-def _fields(operation: Operation) -> Iterator[tuple[str, Any]]:
-    for name in operation.__match_args__:
-        yield name, getattr(operation, name)
 
 
 def _place(batch: int | Batch) -> int:

@@ -119,14 +119,15 @@ class Items:
 
         mark(looked_at, 0)
         mark(taken, 0, 1)
-        mark([item for item in given if item.kind not in COPIED], 2)
+        own = [item for item in given if item.kind not in COPIED]
+        mark(own, 2)
         mark(given, 3)
         if len(set(taken)) < len(taken) or len(set(given)) < len(given):
             raise Unliftable("a message carries an item twice")
         start = len(self.effects)
         self.effects += [(worker, word, *row) for word, row in rows.items()]
-        counted = [sum(item.kind not in COPIED for item in each) for each in (given, taken)]
-        return start, len(self.effects), counted[0] - counted[1]
+        used = sum(item.kind not in COPIED for item in taken)
+        return start, len(self.effects), len(own) - used
 
     def table(self) -> tuple[Ints, list[int]]:
         """The rows, with places of masks; and the first mask of each worker, and how many."""

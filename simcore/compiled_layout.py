@@ -41,39 +41,38 @@ E_ROW, E_NEEDED, E_TAKEN, E_ABSENT, E_GIVEN = range(5)
 E_FIRST, E_END = range(1, 3)
 E_COLUMNS = 5
 
-# A worker: where it is,
-W_AT, W_INDEX, W_STAGE, W_ENDED, W_IDLE = range(5)  # W_STAGE is 1 at an operation, 0 before it
-# the operation that it is at; W_SERVED is the place of the channel in the list, -1 for none,
-W_STARTED, W_TICKS, W_VERSION, W_SERVED, W_BATCH, W_REACHED = range(5, 11)
-# what it waits for: since when for messages, for a slot (the channel + 1), for a round (+ 1),
-W_SINCE, W_BLOCKED, W_HAS_SLOT, W_JOINS = range(11, 15)
-# the instruction of which it has to know how its program goes on, and its answer,
-W_ASKED, W_ANSWER = range(15, 17)
-# how many items, gradients, snapshots it has; the first row of its items,
-W_HELD, W_PENDING, W_SNAPSHOTS, W_HELD_AT = range(17, 21)
-# how many computations it has begun, and how many of its random factors are behind,
-W_COUNT, W_BASE = range(21, 23)
-# what its device does for it; faults,
-W_DEVICE, W_WORK, W_ACTIVE, W_SUSPENDED, W_STANDING, W_STOOD = range(23, 29)
+# A worker; eight columns are a line of a processor's cache, and those used most come first. Where
+# it is (W_STAGE is 1 at an operation, 0 before it), and the operation that it is at;
+W_AT, W_STAGE, W_ENDED, W_INDEX, W_IDLE, W_STARTED, W_TICKS, W_VERSION = range(8)
+# what was served (W_SERVED is the place of the channel in the list, -1 for none), since when it
+# waits for it; how many items and gradients it has, and computations it has begun;
+W_SERVED, W_BATCH, W_SINCE, W_HAS_SLOT, W_STANDING, W_HELD, W_PENDING, W_COUNT = range(8, 16)
+# waiting for a slot (the channel + 1) or a round (+ 1), and since when it is at a round;
+W_BLOCKED, W_JOINS, W_REACHED = range(16, 19)
+# the instruction of which it has to know how its program goes on, and its answer;
+W_ASKED, W_ANSWER = range(19, 21)
+# its snapshots, the first row of its items, how many of its random factors are behind;
+W_SNAPSHOTS, W_HELD_AT, W_BASE = range(21, 24)
+# what its device does for it; faults;
+W_DEVICE, W_WORK, W_ACTIVE, W_SUSPENDED, W_STOOD = range(24, 29)
 # and rows of its blocks, the channels that it sends to, its rounds.
 W_SLOTS, W_SLOTS_END, W_SENDS, W_SENDS_END, W_GROUPS, W_GROUPS_END = range(29, 35)
-W_COLUMNS = 35
+W_COLUMNS = 40
 
 # A block of a worker: its pending gradients; its snapshot (1: made, 2: averaged) and what rounds do
 # with it; for workers that assign, the version of their copy; where the block's version is.
 B_HEAD, B_TAIL, B_COUNT, B_SNAPSHOT, B_JOINED, B_CONTRIBUTED, B_BASE, B_VERSION = range(8)
 B_COLUMNS = 8
 
-# A channel: its messages, and batches of a source,
-C_CAPACITY, C_TAKEN, C_SENDERS, C_UNDERWAY, C_HEAD, C_TAIL, C_HELD = range(7)
-C_SOURCE, C_LEFT, C_NEXT, C_FIRST, C_STRIDE, C_RUN = range(7, 13)
-# its delays,
-C_SEND, C_TRANSMIT, C_LATENCY, C_RECEIVE, C_WIRE = range(13, 18)
-# receivers that wait: the place of their line, and how many; whether it is to be looked at;
-C_LINE, C_WAITING, C_TOUCHED = range(18, 21)
-# senders that wait: place and size of their ring, the first, how many.
-C_QUEUE, C_QUEUE_SIZE, C_QUEUE_HEAD, C_BLOCKED = range(21, 25)
-C_COLUMNS = 25
+# A channel: its messages, what receiving one adds to items,
+C_CAPACITY, C_TAKEN, C_UNDERWAY, C_HEAD, C_TAIL, C_SOURCE, C_HELD, C_BLOCKED = range(8)
+# its delays; receivers that wait: the place of their line, how many; whether to look at them;
+C_SEND, C_TRANSMIT, C_LATENCY, C_RECEIVE, C_WIRE, C_LINE, C_WAITING, C_TOUCHED = range(8, 16)
+# senders; those that wait (C_BLOCKED is how many): place and size of their ring, the first;
+C_SENDERS, C_QUEUE, C_QUEUE_SIZE, C_QUEUE_HEAD = range(16, 20)
+# batches of a source.
+C_LEFT, C_NEXT, C_FIRST, C_STRIDE, C_RUN = range(20, 25)
+C_COLUMNS = 32
 
 # A message.
 Q_DEPARTURE, Q_CHANNEL, Q_BATCH, Q_NEXT = range(4)
@@ -117,6 +116,6 @@ O_LINES, O_QUEUES, O_SENDS, O_WIRES, O_MESSAGES, O_RUNNABLE, O_DONE = range(51, 
 O_DUE, O_STARTING, O_TIMES, O_EVENTS, O_GROUPS, O_MEMBERSHIPS, O_FAULTS = range(58, 65)
 O_SPEEDS, O_RESIDENTS, O_TOUCHED, O_READY, O_CHANGED, O_FACTORS = range(65, 71)
 O_GRADIENTS, O_SPANS, O_WORKERS = range(71, 74)
-S_COLUMNS = 74
+S_COLUMNS = 80
 
 __all__ = [name for name in dir() if name[0].isupper()]

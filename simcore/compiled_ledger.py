@@ -62,10 +62,11 @@ def _factor(m: Memory, variation: int, number: int, place: int) -> float:
 def compute(m: Memory, number: int, row: int) -> int:
     """Take what a computation needs. Returns its ticks, or -2 - X_."""
     worker, ticks = worker_row(m, number), m[row + x.I_TICKS]
-    drawn = m[worker + x.W_COUNT] - m[worker + x.W_BASE]
-    random = m[row + x.I_VARIATION] >= 0 and ticks > 0
-    if random and drawn >= m[x.S_CHUNK]:
-        return -2 - x.X_FACTORS
+    random, drawn = m[row + x.I_VARIATION] >= 0 and ticks > 0, 0
+    if random:
+        drawn = m[worker + x.W_COUNT] - m[worker + x.W_BASE]
+        if drawn >= m[x.S_CHUNK]:
+            return -2 - x.X_FACTORS
     if not _is_legal(m, number, row):
         return -2 - x.X_ILLEGAL
     m[worker + x.W_COUNT] += 1

@@ -198,13 +198,13 @@ def take_event(m: Memory) -> int:
     m[x.S_CALENDAR] = size
     found = m[events]
     time, event = m[times + size], m[events + size]
+    m[times + size] = 2 * LARGEST  # so that there always is a right one below
     place = 0
     while True:
         below = 2 * place + 1
         if below >= size:
             break
-        if below + 1 < size and m[times + below + 1] < m[times + below]:
-            below += 1
+        below += int(m[times + below + 1] < m[times + below])
         if m[times + below] >= time:
             break
         m[times + place] = m[times + below]

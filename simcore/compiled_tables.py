@@ -69,13 +69,25 @@ _SIZES = {
 }
 
 
+_LINE = 8  # numbers
+
+
+def _aligned(size: int) -> Ints:
+    memory = np.empty(size + _LINE, np.int64)
+    start = -(memory.ctypes.data // memory.itemsize) % _LINE
+    return memory[start : start + size]
+
+
 def packed(**given: Ints) -> Tables:
-    """The tables in one piece of memory. What rows are not used yet at its end is not touched."""
+    """The tables in one piece of memory. What rows are not used yet at its end is not touched.
+
+    Each begins at a line of the processor's cache.
+    """
     state = given.pop("state")
     given.pop("memory", None)
     names = [name for name in Tables._fields if name in given]
     sizes = [given[name].size for name in names]
-    memory = np.empty(x.S_COLUMNS + sum(sizes), np.int64)
+    memory = _aligned(x.S_COLUMNS + sum(size + -size % _LINE for size in sizes))
     memory[: x.S_COLUMNS] = state
     views = {"memory": memory, "state": memory[: x.S_COLUMNS]}
     used = {"spans": int(state[x.S_SPANS]), "gradients": int(state[x.S_GRADIENTS])}
@@ -89,7 +101,7 @@ def packed(**given: Ints) -> Tables:
         if name in _SIZES:
             memory[_SIZES[name]] = len(table)
         views[name] = view
-        first += size
+        first += size + -size % _LINE
     # What may be planned before anybody looks whether the calendar is full.
     at_once = sum(len(given[name]) for name in ("workers", "devices", "rounds")) + 8
     memory[x.S_TIMES_SIZE] = len(given["times"]) - at_once

@@ -14,7 +14,10 @@ leads to is recorded when it is first needed.
 True
 """
 
+import gc
 import heapq
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -69,7 +72,8 @@ class Lowering:
         self.groups = {group: n for n, group in enumerate(schedule.groups)}
         self.environment = Environment(schedule)
         self._recordings = [_Recording(self, w) for w in range(len(schedule.workers))]
-        self.entries = [each.begin() for each in self._recordings]
+        with _uncollected():
+            self.entries = [each.begin() for each in self._recordings]
         self.environment.check()
 
     @property
@@ -85,6 +89,18 @@ class Lowering:
         """
         self._recordings[self.workers[at]].explore(at, answer)
         self.environment.check()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python from looking for cycles in so many small tuples, which have none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Drive:
@@ -114,7 +130,8 @@ class _Drive:
             COUNTERS.reset(token)
             if self.joined is not None:
                 self.joined.present = False
-            self.loops = [loop for loop in self.loops if loop.live]
+            if not all(loop.live for loop in self.loops):
+                self.loops = [loop for loop in self.loops if loop.live]
 
     def register(self, wanted: int | None = None) -> int:
         if wanted is None:
@@ -159,6 +176,7 @@ class _Recording:
         self.states: dict[Any, tuple[int, tuple[int, ...]]] = {}
         self.origins: dict[int, tuple[list[Event], int]] = {}
         self.registers = 1
+        self.declared: set[Any] = set()
         self.pending: _Drive | None = None
 
     def begin(self) -> int:
@@ -261,9 +279,10 @@ class _Recording:
     def _is_known(self, drive: _Drive, operation: Operation, jumps: list[Any]) -> bool:
         """Whether what follows has been written down; loops are written on the way."""
         environment = self.lowering.environment
-        fresh = [loop for loop in drive.loops if loop.fresh and loop.rounds <= _MOST_ROUNDS]
-        for loop in drive.loops:
+        fresh = [loop for loop in drive.loops if loop.fresh]
+        for loop in fresh:
             loop.fresh = False
+        fresh = [loop for loop in fresh if loop.rounds <= _MOST_ROUNDS]
         outside = not drive.loops and isinstance(operation, Receive | Select)
         if outside and len(self.states) < _MOST_ROUNDS and self._was_here(drive, operation):
             return True
@@ -331,11 +350,16 @@ class _Recording:
         """Write an operation down. Returns what is to be answered."""
         at = len(self.code)
         operation = _concrete(operation)
-        try:
-            check_declared(self.worker, operation)
-        except IllegalOperationError as error:
-            raise Unliftable(str(error)) from None
-        code = _CODE[type(operation)]
+        kind = type(operation)
+        used = kind, getattr(operation, kind.__match_args__[0])
+        if used not in self.declared:
+            try:
+                check_declared(self.worker, operation)
+            except IllegalOperationError as error:
+                raise Unliftable(str(error)) from None
+            if kind not in (Arrive, Join, Load):
+                self.declared.add(used)
+        code = _CODE[kind]
         reply: Any = None
         match operation:
             case Receive() | Select():

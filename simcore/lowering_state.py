@@ -32,7 +32,8 @@ from simcore.schedule import Schedule
 
 __all__ = ["Environment", "state_of"]
 
-_ATOMS: Final = (bool, int, str, float, bytes, Fraction, type(None), type(Ellipsis))
+_ATOMS: Final = {bool, int, str, float, bytes, Fraction, type(None), type(Ellipsis)}
+_PLAIN: Final = {int, str, type(None)}
 _NAMED: Final = {Worker, Schedule, type, CodeType, ModuleType}
 _SEQUENCES: Final[tuple[Any, ...]] = ((), [], range(0), range(2**70))
 _ITERATORS: Final = tuple(type(iter(each)) for each in _SEQUENCES)
@@ -181,12 +182,14 @@ class _Reader:
 
     def add(self, each: Any) -> None:
         kind, key = type(each), self.key
-        if kind in _ATOMS:
-            key.append(each if kind in (int, str, type(None)) else (kind, repr(each)))
-        elif id(each) in self.known or kind in _NAMED:
-            key.append(("it", id(each)))
+        if kind in _PLAIN:
+            key.append(each)
         elif kind is Channel or kind is Group:
             key.append((kind, each.name))
+        elif id(each) in self.known or kind in _NAMED:
+            key.append(("it", id(each)))
+        elif kind in _ATOMS:
+            key.append((kind, repr(each)))
         elif issubclass(kind, Batch):
             known = next((n for n, other in enumerate(self.batches) if other is each), None)
             if known is None:

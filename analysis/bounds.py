@@ -64,7 +64,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # s
 
 from analysis.logistic import FloatArray, IntArray, LogisticProblem, digits, split
 from analysis.replay_gaps import Descent, descend, steady_gaps
-from simcore.engine import simulate
+from simcore.engines import simulate
 from simcore.errors import InputError
 from simcore.options import check
 from simcore.schedules.delayed import adl

@@ -145,7 +145,8 @@ def _with_rounds(
         yield operation
         match operation:
             case Backward(block) | BackwardWeight(block) | Project(block):
-                computed[block] += 1
+                if fewer is not None:  # a count without end would be a program that never repeats
+                    computed[block] += 1
                 if at in arrivals:
                     yield Arrive(group, block)
             case Update(block) if computed[block] == fewer:

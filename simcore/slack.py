@@ -8,10 +8,11 @@ takes, a wider window of batches in flight gives back, at the price of staleness
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final
 
 from simcore.cluster import Cluster
-from simcore.engine import simulate
+from simcore.engines import Engine, simulate
 from simcore.errors import InputError
 from simcore.schedule import Schedule
 from simcore.schedules import rebuild
@@ -43,7 +44,9 @@ class Slack:
     searched_s: Fraction
 
 
-def pace_s(schedule: Schedule, blocks: Workload, cluster: Cluster) -> Fraction | None:
+def pace_s(
+    schedule: Schedule, blocks: Workload, cluster: Cluster, engine: Engine = "compiled"
+) -> Fraction | None:
     """Seconds from one finished mini-batch to the next, exact in a periodic regime.
 
     The programs are run for as many batches as the schedule has, and at least for as many as
@@ -51,13 +54,15 @@ def pace_s(schedule: Schedule, blocks: Workload, cluster: Cluster) -> Fraction |
     """
     batches = max(int(str(schedule.options["batches"])), 60 + 20 * schedule.blocks)
     longer = rebuild(schedule, batches=batches)
-    trace = simulate(longer, blocks, cluster)
+    trace = simulate(longer, blocks, cluster, engine=engine)
     finished = finish_times(trace)
     interval = mean_interval(finished[finished <= take_times(trace)[-1]])
     return None if interval is None else interval * trace.header.tick_s * longer.micro_batches
 
 
-def link_slacks(schedule: Schedule, blocks: Workload, cluster: Cluster) -> tuple[Slack, ...]:
+def link_slacks(
+    schedule: Schedule, blocks: Workload, cluster: Cluster, engine: Engine = "compiled"
+) -> tuple[Slack, ...]:
     """The slack of each link between workers, the others as the cluster gives them."""
 
     def slack(channel: str) -> Slack:
@@ -67,7 +72,7 @@ def link_slacks(schedule: Schedule, blocks: Workload, cluster: Cluster) -> tuple
             slower = replace(link, latency_s=latency_s)
             return replace(cluster, links={**cluster.links, channel: slower})
 
-        return _slack(channel, schedule, blocks, with_latency)
+        return _slack(channel, schedule, blocks, with_latency, engine)
 
     return tuple(
         slack(channel.name)
@@ -76,12 +81,16 @@ def link_slacks(schedule: Schedule, blocks: Workload, cluster: Cluster) -> tuple
     )
 
 
-def cluster_slack(schedule: Schedule, blocks: Workload, cluster: Cluster) -> Slack:
+def cluster_slack(
+    schedule: Schedule, blocks: Workload, cluster: Cluster, engine: Engine = "compiled"
+) -> Slack:
     """The largest latency that all links together hide, if it is the same for all."""
-    return _slack(None, schedule, blocks, lambda latency_s: _with_latency(cluster, latency_s))
+    return _slack(None, schedule, blocks, partial(_with_latency, cluster), engine)
 
 
-def smallest_in_flight(schedule: Schedule, blocks: Workload, cluster: Cluster) -> int | None:
+def smallest_in_flight(
+    schedule: Schedule, blocks: Workload, cluster: Cluster, engine: Engine = "compiled"
+) -> int | None:
     """The smallest `in_flight` with which the cluster's latencies cost no throughput.
 
     The pace to win back is that of the schedule as it is on links without latency. None if no
@@ -93,27 +102,30 @@ def smallest_in_flight(schedule: Schedule, blocks: Workload, cluster: Cluster) -
     if "in_flight" not in schedule.options:
         rule = "has no option in_flight"
         raise InputError("schedule", schedule.name, rule, "choose one with a window of its own")
-    wanted = pace_s(schedule, blocks, _with_latency(cluster, Fraction(0)))
+    wanted = pace_s(schedule, blocks, _with_latency(cluster, Fraction(0)), engine)
 
     def keeps_pace(in_flight: int) -> bool:
-        pace = pace_s(rebuild(schedule, in_flight=in_flight), blocks, cluster)
+        pace = pace_s(rebuild(schedule, in_flight=in_flight), blocks, cluster, engine)
         return pace is not None and wanted is not None and pace <= wanted
 
     # Each in turn: programs that choose may be slower with a wider window.
     return next(filter(keeps_pace, range(1, _MOST_IN_FLIGHT + 1)), None)
 
 
-def slack_values(schedule: Schedule, blocks: Workload, cluster: Cluster) -> dict[str, Any]:
+def slack_values(
+    schedule: Schedule, blocks: Workload, cluster: Cluster, engine: Engine = "compiled"
+) -> dict[str, Any]:
     """Slacks as JSON values: of every link, of all together, and the window that wins it back.
 
     `in_flight` is null for schedules without such a window. Simulates many times.
     """
     windowed = "in_flight" in schedule.options
-    slacks = [*link_slacks(schedule, blocks, cluster), cluster_slack(schedule, blocks, cluster)]
+    given = schedule, blocks, cluster, engine
+    slacks = [*link_slacks(*given), cluster_slack(*given)]
     return {
         "links": [_values(slack) for slack in slacks[:-1]],
         "all_links": _values(slacks[-1]),
-        "in_flight": smallest_in_flight(schedule, blocks, cluster) if windowed else None,
+        "in_flight": smallest_in_flight(*given) if windowed else None,
     }
 
 
@@ -139,6 +151,7 @@ def _slack(
     schedule: Schedule,
     blocks: Workload,
     with_latency: Callable[[Fraction], Cluster],
+    engine: Engine,
 ) -> Slack:
     """Where the pace, which rises with the latency, leaves the one without latency.
 
@@ -148,12 +161,12 @@ def _slack(
     it exactly. Otherwise, or should that not come to an end, the interval is halved.
     """
 
-    best = pace_s(schedule, blocks, with_latency(Fraction(0)))
+    best = pace_s(schedule, blocks, with_latency(Fraction(0)), engine)
     if not best:
         return Slack(channel, None, Fraction(0), Fraction(0))
 
     def lost(latency_s: Fraction) -> Fraction:
-        pace = pace_s(schedule, blocks, with_latency(latency_s)) or best
+        pace = pace_s(schedule, blocks, with_latency(latency_s), engine) or best
         return pace - best
 
     farthest = _FARTHEST * best

@@ -1,9 +1,16 @@
 """Counters for the loops of worker programs."""
 
-__all__ = ["steps"]
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Final
+
+__all__ = ["COUNTERS", "steps"]
+
+# What counts instead of a range, for an interpreter that runs programs in this context.
+COUNTERS: Final[ContextVar[Callable[[int], Iterable[int]]]] = ContextVar("counters", default=range)
 
 
-def steps(count: int) -> range:
+def steps(count: int) -> Iterable[int]:
     """Count 0, 1, ..., count - 1.
 
     Programs loop with `steps` and not with `range`, and use the counter only to compare it, to
@@ -11,4 +18,4 @@ def steps(count: int) -> range:
     about all iterations at once, instead of running them one by one, can then replace this one
     function.
     """
-    return range(count)
+    return COUNTERS.get()(count)

@@ -18,7 +18,7 @@ from simcore.cluster import Cluster
 from simcore.coincidences import coincides, few_batches, is_static
 from simcore.costs import Costs, Delays
 from simcore.durations import Variations
-from simcore.engine import simulate_timed
+from simcore.engines import engine_of, lowered, simulate_timed
 from simcore.ops import Load, Merge, Pass, Snapshot, Update
 from simcore.randomness import uniform
 from simcore.schedule import Schedule
@@ -131,10 +131,17 @@ def repeated(trace: Trace, schedule: Schedule, blocks: Workload, cluster: Cluste
         return Ties(None, None)
     costs = _finer(Costs.of(schedule, blocks, cluster), parts)
 
+    seed = trace.header.seed
+    lowering = lowered(fewer) if engine_of(trace) == "compiled" else None
+
     def run(change: _Change) -> Trace:
-        timing = _Shaken(fewer, change.costs, cluster, Variations(), trace.header.seed)
-        timing.shake = change.shake
-        return simulate_timed(fewer, change.costs, cluster, timing, seed=trace.header.seed)
+        costs = change.costs
+        if not change.shake and lowering is not None:
+            timing = Timing(fewer, costs, cluster, Variations(), seed)
+            return simulate_timed(fewer, costs, cluster, timing, seed=seed, lowering=lowering)
+        shaken = _Shaken(fewer, costs, cluster, Variations(), seed)
+        shaken.shake = change.shake
+        return simulate_timed(fewer, costs, cluster, shaken, engine="simpy", seed=seed)
 
     plain = run(_Change(costs))
     kinds = [kind for kind in costs.compute if len(trace.of_kind(kind))]

@@ -1,7 +1,7 @@
 """`gradlag simulate`: what a schedule will do, predicted."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -33,6 +33,7 @@ from simcore.schedules import build, find
 if TYPE_CHECKING:
     from simcore.cluster import Cluster
     from simcore.durations import Variations
+    from simcore.engines import Engine
     from simcore.schedule import Schedule as Built
     from simcore.trace import Trace
     from simcore.workload import Workload
@@ -70,7 +71,7 @@ _FILES: Final[tuple[str, ...]] = (
     "schedule.csv",
 )
 _MOST_JITTER: Final = 10.0
-_ENGINES: Final = ("simpy",)
+_ENGINES: Final = ("compiled", "simpy")
 
 
 @with_flags
@@ -96,7 +97,9 @@ def command(
         str,
         flag("--runs", "N", "as many with seeds from --seed on, and quantiles over all", "Costs"),
     ] = "1",
-    engine: Annotated[str, flag("--engine", "|".join(_ENGINES), "the simulator")] = "simpy",
+    engine: Annotated[
+        str, flag("--engine", "|".join(_ENGINES), "the simulator; simpy is the reference")
+    ] = "compiled",
     memory_limit: MemoryLimit = "4GiB",
     seed: Seed = "0",
     slack: Slack = False,
@@ -116,15 +119,15 @@ def command(
     cv = number(jitter, "--jitter", most=_MOST_JITTER)
     varied = _variation(variation, jitter) if variation is not None else None
     random_times = bool(cv) or (varied is not None and varied.random)
-    chosen = one_of(engine, "--engine", _ENGINES)
+    chosen = cast("Engine", one_of(engine, "--engine", _ENGINES))
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
     count = whole(runs, "--runs")
     if is_for_batches(schedule, given, memory_limit) and not (random_times or where.faults):
-        _long(schedule, given, costs, where, link_flags, slack, json, out)
+        _long(schedule, given, costs, where, link_flags, slack, chosen, json, out)
         return
     refuse_if_too_large(schedule, given, memory_limit)
 
-    from simcore.engine import simulate
+    from simcore.engines import simulate
     from simcore.summary import summarize
 
     built = build(schedule, flags=FLAGS, **given)
@@ -140,15 +143,17 @@ def command(
             built,
             blocks,
             where,
+            engine=chosen,
             jitter=cv,
             variation=varied,
             seed=seed_number,
             progress=bar.told,
+            told=note,
         )
     found = found_simulated(built, blocks, where, random_times)
-    summary = summarize(trace, blocks, built, where, chosen) | found
+    summary = summarize(trace, blocks, built, where, trace.header.about["engine"]) | found
     if slack:
-        summary["slack"] = _slack(built, blocks, where)
+        summary["slack"] = _slack(built, blocks, where, chosen)
     if count > 1:
         summary["replicas"] = _replicas(trace, built, blocks, where, (cv, varied), count)
     if path is not None:
@@ -166,6 +171,7 @@ def _long(
     where: "Cluster",
     link_flags: LinkFlags,
     slack: bool,
+    engine: "Engine",
     json: bool,
     out: str | None,
 ) -> None:
@@ -178,7 +184,7 @@ def _long(
     blocks = costs.blocks(built.blocks)
     summary = extrapolated(built, blocks, where, int(str({**built.options, **given}["batches"])))
     if slack:
-        summary["slack"] = _slack(built, blocks, where)
+        summary["slack"] = _slack(built, blocks, where, engine)
     if path is not None:
         write_json(path / "summary.json", summary)
         note(f"wrote summary.json to {path}; there is no trace of so many batches")
@@ -188,12 +194,14 @@ def _long(
         show_long(summary)
 
 
-def _slack(built: "Built", blocks: "Workload", where: "Cluster") -> dict[str, Any]:
+def _slack(
+    built: "Built", blocks: "Workload", where: "Cluster", engine: "Engine"
+) -> dict[str, Any]:
     from simcore.slack import slack_values
 
     with Bar("finding slacks", log=True) as bar:
         bar.stage("simulating with many latencies, without random times")
-        return slack_values(built, blocks, where)
+        return slack_values(built, blocks, where, engine)
 
 
 def _replicas(

@@ -15,6 +15,8 @@ BENCHMARKS: Final = (
     "gap_distributions",
     "sweeps",
     "long_runs",
+    "engines",
+    "figures",
 )
 
 

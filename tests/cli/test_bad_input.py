@@ -91,7 +91,7 @@ SIMULATE = [
     ("fdg --jitter -0.5", "--jitter is '-0.5'", "at least 0"),
     ("fdg --jitter nan", "--jitter is 'nan'"),
     ("fdg --seed -1", "--seed is -1", "whole number from 0"),
-    ("fdg --engine magic", "--engine is 'magic'", "must be one of simpy"),
+    ("fdg --engine magic", "--engine is 'magic'", "must be one of compiled, simpy"),
     ("fdg --memory-limit 0", "--memory-limit is '0'", "4GiB"),
     (
         "fdg --jitter 1 --batches 1000000000000000000",
@@ -229,7 +229,7 @@ def test_a_bad_folder_is_found_before_the_work_starts(
     def work(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("simcore.engine.simulate", work)
+    monkeypatch.setattr("simcore.engines.simulate", work)
     monkeypatch.setattr("analysis.bounds.adl_bound", work)
     monkeypatch.setattr("executor.profile.profile", work)
     gradlag("simulate", "fdg", "--out", "file").refused("--out")
@@ -254,7 +254,7 @@ def test_a_mistake_of_the_program_is_one_line_too(
     def work(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("simcore.engine.simulate", work)
+    monkeypatch.setattr("simcore.engines.simulate", work)
     ran = gradlag("simulate", "fdg")
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith("gradlag: internal error: ZeroDivisionError")

@@ -15,7 +15,7 @@ from simcore.schedules import SCHEDULES
 from tests.cli.conftest import ROOT, Gradlag
 
 COMMANDS = {module.NAME: module for module in MODULES}
-HEAVY = {"torch", "simpy", "numpy", "scipy", "matplotlib", "sklearn", "pydantic"}
+HEAVY = {"torch", "simpy", "numba", "numpy", "scipy", "matplotlib", "sklearn", "pydantic"}
 
 # What makes an example small; of a flag that is given twice the last counts.
 SMALLER = {

@@ -70,7 +70,7 @@ def test_json_of_every_schedule_has_every_key(gradlag: Gradlag, name: str) -> No
     found = gradlag("simulate", name, "--json").json
     assert [*found] == KEYS
     assert found["schema"] == "gradlag.simulation/1"
-    assert (found["schedule"], found["engine"], found["seed"]) == (name, "simpy", 0)
+    assert (found["schedule"], found["engine"], found["seed"]) == (name, "compiled", 0)
     assert found["options"] == SCHEDULES[name].defaults
     assert found["sequential_s"] == 300
     assert found["speedup"] == pytest.approx(300 / found["makespan_s"])

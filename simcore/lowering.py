@@ -15,37 +15,34 @@ True
 """
 
 import gc
-import heapq
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from simcore.errors import IllegalOperationError
+from simcore.lowering_code import (
+    CLASSES,
+    CODES,
+    END,
+    JUMP,
+    LOOP,
+    MOVE,
+    UNEXPLORED,
+    UNTESTED,
+    concrete,
+    register_of,
+)
+from simcore.lowering_drive import Drive, Event
 from simcore.lowering_state import Environment, state_of
-from simcore.lowering_symbols import Batch, Counter, JoinAnswer, Loop, Residue, Unliftable
+from simcore.lowering_symbols import Batch, JoinAnswer, Loop, Unliftable
 from simcore.ops import Arrive, Channel, Join, Load, Operation, Receive, Select, Send
-from simcore.rules import RULES, check_declared
+from simcore.rules import check_declared
 from simcore.schedule import Schedule
-from simcore.steps import COUNTERS
 
 __all__ = ["CLASSES", "END", "JUMP", "LOOP", "MOVE", "UNTESTED", "Lowering", "Unliftable"]
 
-# An instruction is (code, a, b, register, target). The code is a place in CLASSES, or one of these.
-CLASSES: Final[tuple[type[Any], ...]] = tuple(RULES)
-MOVE, LOOP, JUMP, END = range(len(CLASSES), len(CLASSES) + 4)
-UNEXPLORED, UNTESTED = -1, -2
-
-_CODE: Final = {kind: number for number, kind in enumerate(CLASSES)}
-# Which fields of an operation are numbers.
-_FIELDS: Final = {
-    kind: tuple(name for name in kind.__match_args__ if name in ("block", "batch"))
-    for kind in CLASSES
-}
 _MOST_INSTRUCTIONS: Final = 400_000
 _MOST_ROUNDS: Final = 1000  # of a loop, after which its states are not compared any more
-
-Event = tuple[list[Any], Any]  # the jumps made at an operation, and its answer
 
 
 class Lowering:
@@ -103,69 +100,6 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-class _Drive:
-    """A program on its way: the generator, its loops, which registers its batches use."""
-
-    def __init__(self, recording: "_Recording") -> None:
-        self.recording = recording
-        self.program = recording.worker.program()
-        self.loops: list[Loop] = []
-        self.events: list[Event] = []
-        self.owners: dict[int, int] = {}
-        self.free: list[int] = []
-        self.used = 0
-        self.joined: JoinAnswer | None = None
-        self.at = -1
-
-    def count(self, number: Any) -> Loop:
-        loop = Loop(number.number() if isinstance(number, Counter | Residue) else number)
-        self.loops.append(loop)
-        return loop
-
-    def send(self, answer: Any) -> Operation:
-        token = COUNTERS.set(self.count)
-        try:
-            return self.program.send(answer)
-        finally:
-            COUNTERS.reset(token)
-            if self.joined is not None:
-                self.joined.present = False
-            if not all(loop.live for loop in self.loops):
-                self.loops = [loop for loop in self.loops if loop.live]
-
-    def register(self, wanted: int | None = None) -> int:
-        if wanted is None:
-            wanted = heapq.heappop(self.free) if self.free else self.used
-        self.used = max(self.used, wanted + 1)
-        self.recording.registers = max(self.recording.registers, self.used)
-        return wanted
-
-    def batch(self, wanted: int | None = None) -> "_Owned":
-        batch = _Owned(self.register(wanted))
-        batch.drive = self
-        self.owners[batch.register] = id(batch)
-        return batch
-
-    def rename(self, batches: list[Batch], registers: tuple[int, ...]) -> None:
-        """The live batches are in these registers now, and all others are free."""
-        for batch, register in zip(batches, registers, strict=True):
-            batch.register = register
-        self.owners = {batch.register: id(batch) for batch in batches}
-        self.free = [each for each in range(self.used) if each not in self.owners]
-
-
-class _Owned(Batch):
-    __slots__ = ("drive",)
-    drive: _Drive
-    __hash__ = Batch.__hash__
-
-    def __del__(self) -> None:
-        owners = self.drive.owners
-        if owners.get(self.register) == id(self):
-            del owners[self.register]
-            heapq.heappush(self.drive.free, self.register)
-
-
 class _Recording:
     """All that has been recorded of one worker's program."""
 
@@ -177,11 +111,11 @@ class _Recording:
         self.origins: dict[int, tuple[list[Event], int]] = {}
         self.registers = 1
         self.declared: set[Any] = set()
-        self.pending: _Drive | None = None
+        self.pending: Drive | None = None
 
     def begin(self) -> int:
         start = len(self.code)
-        self._guarded(_Drive(self), None)
+        self._guarded(Drive(self.worker.program()), None)
         return start
 
     def explore(self, at: int, answer: int | None) -> None:
@@ -207,17 +141,19 @@ class _Recording:
     def _retarget(self, at: int, target: int) -> None:
         self.code[at] = (*self.code[at][:4], target)
 
-    def _guarded(self, drive: _Drive, answer: Any) -> None:
+    def _guarded(self, drive: Drive, answer: Any) -> None:
         try:
             self._record(drive, answer)
         except Unliftable as error:
             raise Unliftable(
                 f"the program of {self.worker.name} cannot be lifted: {error}"
             ) from None
+        finally:
+            self.registers = max(self.registers, drive.used)
 
-    def _replayed(self, events: list[Event], last: int) -> _Drive:
+    def _replayed(self, events: list[Event], last: int) -> Drive:
         """The program, led along the same way again to an operation."""
-        drive, answer = _Drive(self), None
+        drive, answer = Drive(self.worker.program()), None
         for number in range(last + 1):
             operation = drive.send(answer)
             drive.joined = None
@@ -234,7 +170,7 @@ class _Recording:
                 answer = self._answer(drive, reply)
         return drive
 
-    def _answer(self, drive: _Drive, reply: Any) -> Any:
+    def _answer(self, drive: Drive, reply: Any) -> Any:
         match reply:
             case ("batch", register):
                 return drive.batch(register)
@@ -245,7 +181,7 @@ class _Recording:
                 return drive.joined
         return None
 
-    def _record(self, drive: _Drive, answer: Any) -> None:
+    def _record(self, drive: Drive, answer: Any) -> None:
         """Write down what the program does from now on, up to what is known or cannot be."""
         while True:
             joined = drive.joined
@@ -269,14 +205,14 @@ class _Recording:
                 return
             answer = self._answer(drive, reply)
 
-    def _tested(self, joined: JoinAnswer | None, drive: _Drive) -> None:
+    def _tested(self, joined: JoinAnswer | None, drive: Drive) -> None:
         """Whether the program has asked what a join answered."""
         if joined is not None and joined.tested and joined.value:
             at = drive.at
             if self.code[at][4] == UNTESTED:
                 self._retarget(at, UNEXPLORED)
 
-    def _is_known(self, drive: _Drive, operation: Operation, jumps: list[Any]) -> bool:
+    def _is_known(self, drive: Drive, operation: Operation, jumps: list[Any]) -> bool:
         """Whether what follows has been written down; loops are written on the way."""
         environment = self.lowering.environment
         fresh = [loop for loop in drive.loops if loop.fresh]
@@ -298,7 +234,7 @@ class _Recording:
             loop.seen.setdefault((key, loop.value % loop.modulus), {})[loop.modulus] = entry
         return False
 
-    def _was_here(self, drive: _Drive, operation: Operation) -> bool:
+    def _was_here(self, drive: Drive, operation: Operation) -> bool:
         """Whether this is a state that has been written down; goes there."""
         key, batches = state_of(drive.program, operation, self.lowering.environment, None)
         registers = tuple(batch.register for batch in batches)
@@ -317,7 +253,7 @@ class _Recording:
             self.explore(at, None)
 
     def _repeat(
-        self, drive: _Drive, loop: Loop, key: Any, batches: list[Batch], jumps: list[Any]
+        self, drive: Drive, loop: Loop, key: Any, batches: list[Batch], jumps: list[Any]
     ) -> None:
         """Write a loop if an earlier round had the same state, and jump behind its rounds."""
         entry = loop.seen.get((key, loop.value % loop.modulus), {}).get(loop.modulus)
@@ -335,7 +271,7 @@ class _Recording:
         drive.rename(batches, registers)
         jumps.append((place, loop.value, registers))
 
-    def _move(self, drive: _Drive, sources: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    def _move(self, drive: Drive, sources: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         pairs = [(to, of) for to, of in zip(wanted, sources, strict=True) if to != of]
         written = {to for to, _ in pairs}
         if any(of in written for _, of in pairs):
@@ -347,10 +283,10 @@ class _Recording:
         for to, of in pairs:
             self._emit(MOVE, to, of)
 
-    def _write(self, drive: _Drive, operation: Operation) -> Any:
+    def _write(self, drive: Drive, operation: Operation) -> Any:
         """Write an operation down. Returns what is to be answered."""
         at = len(self.code)
-        operation = _concrete(operation)
+        operation = concrete(operation)
         kind = type(operation)
         used = kind, getattr(operation, kind.__match_args__[0])
         if used not in self.declared:
@@ -360,7 +296,7 @@ class _Recording:
                 raise Unliftable(str(error)) from None
             if kind not in (Arrive, Join, Load):
                 self.declared.add(used)
-        code = _CODE[kind]
+        code = CODES[kind]
         reply: Any = None
         match operation:
             case Receive() | Select():
@@ -368,7 +304,7 @@ class _Recording:
                 reply = self._listen(drive, code, channels or (operation.channel,), at)  # type: ignore[union-attr]
                 self.origins[at] = drive.events, len(drive.events)
             case Send(channel, batch):
-                self._emit(code, self.lowering.channels[channel], 0, _place(batch))
+                self._emit(code, self.lowering.channels[channel], 0, register_of(batch))
             case Arrive(group, block) | Join(group, block):
                 self._emit(code, self.lowering.groups[group], block, 0, UNTESTED)
                 if isinstance(operation, Join):
@@ -376,13 +312,13 @@ class _Recording:
                     drive.at = at
                     reply = ("join", True)
             case Load(batch):
-                self._emit(code, 0, 0, _place(batch))
+                self._emit(code, 0, 0, register_of(batch))
             case _:
                 of = getattr(operation, "batch", None)
-                self._emit(code, operation.block, 0, 0 if of is None else _place(of))
+                self._emit(code, operation.block, 0, 0 if of is None else register_of(of))
         return reply
 
-    def _listen(self, drive: _Drive, code: int, channels: tuple[Channel, ...], at: int) -> Any:
+    def _listen(self, drive: Drive, code: int, channels: tuple[Channel, ...], at: int) -> Any:
         target = at + 1 if CLASSES[code] is Receive else UNEXPLORED
         first = len(self.listens)
         self.listens += [[self.lowering.channels[channel], target] for channel in channels]
@@ -395,34 +331,3 @@ class _Recording:
             raise Unliftable(f"nothing repeats within {_MOST_INSTRUCTIONS} operations")
         self.code.append((code, a, b, register, target))
         self.lowering.workers.append(self.number)
-
-
-def _concrete(operation: Operation) -> Operation:
-    """The operation with the number of a block that was computed from a counter."""
-    names = _FIELDS.get(type(operation))
-    if names is None:
-        raise Unliftable(f"{operation!r} is no operation")
-    counted: dict[str, int] = {}
-    for name in names:
-        value = getattr(operation, name)
-        kind = type(value)
-        if kind is int:
-            continue
-        if kind is Counter or kind is Residue:
-            counted[name] = value.number()
-        elif name == "block" and issubclass(kind, Batch):
-            raise Unliftable("it takes a batch for a block")
-        elif not issubclass(kind, int | Batch):
-            raise Unliftable(f"{type(operation).__name__} has a {name} that is no number")
-    if counted:
-        values: dict[str, Any] = {**counted}
-        return replace(operation, **values)
-    return operation
-
-
-def _place(batch: int | Batch) -> int:
-    if isinstance(batch, Batch):
-        return batch.register
-    if batch < 0:
-        raise Unliftable(f"there is no batch {batch}")
-    return -1 - batch

@@ -76,10 +76,12 @@ def simulate(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     told: Callable[[str], None] | None = None,
+    lowering: "Lowering | None" = None,
 ) -> Trace:
     """Simulate as `simcore.engine.simulate`, by an engine of one's choice.
 
-    `told` is given a line where the reference has to run instead of the compiled engine.
+    `told` is given a line where the reference has to run instead of the compiled engine. Who
+    simulates a schedule many times may give its `lowering`, which then is not made each time.
 
     Raises what `simcore.engine.simulate` raises.
     """
@@ -99,6 +101,7 @@ def simulate(
         progress=progress,
         about=about,
         told=told,
+        lowering=lowering,
     )
 
 
@@ -115,10 +118,7 @@ def simulate_timed(
     told: Callable[[str], None] | None = None,
     lowering: "Lowering | None" = None,
 ) -> Trace:
-    """As `simulate`, with what everything costs in ticks; `about` is for the trace's header.
-
-    Who simulates a schedule many times may give its `lowering`, which then is not made each time.
-    """
+    """As `simulate`, with what everything costs in ticks; `about` is for the trace's header."""
     reason = ""
     if engine == "compiled":
         found = _compiled(schedule, costs, cluster, timing, seed, progress, about, lowering)

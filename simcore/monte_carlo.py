@@ -18,6 +18,7 @@ from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.draws import computations, drawn
 from simcore.durations import Variations, chosen
+from simcore.engines import Engine
 from simcore.errors import InputError
 from simcore.processes import deaf, follow
 from simcore.schedule import Schedule
@@ -84,6 +85,7 @@ def monte_carlo(
     cluster: Cluster | None = None,
     *,
     runs: int = 1000,
+    engine: Engine = "compiled",
     jitter: float = 0.0,
     variation: Variations | None = None,
     seed: int = 0,
@@ -93,7 +95,7 @@ def monte_carlo(
 ) -> Replicas:
     """Simulate so many replicas, whose seeds are `seed`, `seed + 1` and so on.
 
-    All else is as for `simcore.engine.simulate`. `first` is the trace of the first one, if it is
+    All else is as for `simcore.engines.simulate`. `first` is the trace of the first one, if it is
     there already. `jobs` is the number of processes that simulate what cannot be computed at once;
     None: as many as pay, at most one for each core. `progress` is told how many more are done.
 
@@ -117,7 +119,9 @@ def monte_carlo(
     tell = progress or (lambda count: None)
     seeds = range(seed, seed + runs)
     if first is None:
-        first = simulate(schedule, blocks, cluster, jitter=jitter, variation=variation, seed=seed)
+        first = simulate(
+            schedule, blocks, cluster, engine=engine, jitter=jitter, variation=variation, seed=seed
+        )
     costs = Costs.of(schedule, blocks, cluster, variations.random)
     reason = _shared_weights(schedule) or obstacle(schedule, costs, cluster)
     if reason is None:
@@ -128,8 +132,8 @@ def monte_carlo(
         except (NotStaticError, OverflowError) as error:
             reason = str(error)
     one = partial(
-        _simulated, schedule=schedule, blocks=blocks, cluster=cluster, jitter=jitter,
-        variation=variation, parent=os.getpid(),
+        _simulated, schedule=schedule, blocks=blocks, cluster=cluster, engine=engine,
+        jitter=jitter, variation=variation, parent=os.getpid(),
     )  # fmt: skip
     rows = [_row(first), *_one_by_one(one, seeds[1:], len(first.spans), jobs, tell)]
     ticks, lost, means, most = zip(*rows, strict=True)
@@ -190,12 +194,15 @@ def _simulated(
     schedule: Schedule,
     blocks: Workload,
     cluster: Cluster,
+    engine: Engine,
     jitter: float,
     variation: Variations | None,
     parent: int,
 ) -> list[_Row]:
     follow(parent)
-    run = partial(simulate, schedule, blocks, cluster, jitter=jitter, variation=variation)
+    run = partial(
+        simulate, schedule, blocks, cluster, engine=engine, jitter=jitter, variation=variation
+    )
     return [_row(run(seed=seed)) for seed in seeds]
 
 

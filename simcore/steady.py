@@ -21,7 +21,7 @@ from typing import Final, Literal
 from simcore.bodies import MOST_EVENTS, Recorded, least_batches, repeatings, unit_of
 from simcore.cluster import Cluster
 from simcore.durations import Variations
-from simcore.engine import simulate_timed
+from simcore.engines import Engine, simulate_timed
 from simcore.errors import InputError
 from simcore.estimate import estimate
 from simcore.event_lanes import NotStaticError
@@ -76,6 +76,7 @@ def long_run(
     cluster: Cluster | None = None,
     batches: int | None = None,
     *,
+    engine: Engine = "compiled",
     most_events: int = MOST_EVENTS,
     estimates: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -96,12 +97,12 @@ def long_run(
     """
     cluster = cluster or Cluster.private()
     wanted = int(str(schedule.options.get("batches", 0))) if batches is None else batches
-    runs = _Runs(schedule, blocks, cluster, wanted, progress or (lambda _: None))
+    runs = _Runs(schedule, blocks, cluster, wanted, engine, progress or (lambda _: None))
     if cluster.faults:
         rule = "happen once, so that no run repeats itself"
         raise InputError("faults", len(cluster.faults), rule, "leave out pauses and losses")
     found = _found(runs, most_events, estimates)
-    return replace(found, engine=runs.engine)
+    return replace(found, engine=runs.ran)
 
 
 def _found(runs: "_Runs", most_events: int, estimates: bool) -> LongRun:
@@ -130,6 +131,7 @@ class _Runs:
         blocks: Workload,
         cluster: Cluster,
         wanted: int,
+        engine: Engine,
         progress: Callable[[str], None],
     ) -> None:
         self.schedule, self.blocks, self.cluster = schedule, blocks, cluster
@@ -137,7 +139,8 @@ class _Runs:
         self.recorded = Recorded(schedule, blocks, cluster, wanted)
         self.costs = self.recorded.costs
         self.traces: dict[int, Trace] = {}
-        self.engine = "simpy"
+        self.engine = engine
+        self.ran: str = engine
 
     def events(self, batches: int) -> int:
         """Operations of a run of so many batches, about."""
@@ -150,9 +153,9 @@ class _Runs:
             self.progress(f"simulating {batches} batches")
             schedule = rebuild(self.schedule, batches=batches)
             timing = Timing(schedule, self.costs, self.cluster, Variations(), 0)
-            trace = simulate_timed(schedule, self.costs, self.cluster, timing)
+            trace = simulate_timed(schedule, self.costs, self.cluster, timing, engine=self.engine)
             self.traces[batches] = trace
-            self.engine = trace.header.about.get("engine", self.engine)
+            self.ran = trace.header.about["engine"]
         return self.traces[batches]
 
     def counted(self, batches: int) -> Counted:

@@ -13,6 +13,7 @@ from simcore.schedules import build, check_together, find
 
 if TYPE_CHECKING:
     from simcore.cluster import Cluster
+    from simcore.engines import Engine
     from simcore.schedule import Schedule
     from simcore.workload import Workload
 
@@ -57,7 +58,7 @@ def small(schedule: str, given: Mapping[str, object]) -> "Schedule":
 
 
 def extrapolated(
-    built: "Schedule", blocks: "Workload", where: "Cluster", batches: int
+    built: "Schedule", blocks: "Workload", where: "Cluster", batches: int, engine: "Engine"
 ) -> dict[str, Any]:
     """The document of a run of so many batches, without making its trace.
 
@@ -71,7 +72,7 @@ def extrapolated(
     from simcore.steady import long_run
 
     with Bar(f"extrapolating {built.name}", log=False) as bar:
-        found = long_run(built, blocks, where, batches, progress=bar.stage)
+        found = long_run(built, blocks, where, batches, engine=engine, progress=bar.stage)
         bar.stage("looking for what bounds it")
         document = summarize_long(found, built, blocks, where)
     if found.how == "estimated":

@@ -155,7 +155,7 @@ def command(
     if slack:
         summary["slack"] = _slack(built, blocks, where, chosen)
     if count > 1:
-        summary["replicas"] = _replicas(trace, built, blocks, where, (cv, varied), count)
+        summary["replicas"] = _replicas(trace, built, blocks, where, chosen, (cv, varied), count)
     if path is not None:
         _write(path, built, blocks, trace, summary)
     if json:
@@ -182,7 +182,8 @@ def _long(
     refuse_unfit(where, built, link_flags.cluster)
     path = folder(out, ("summary.json",))
     blocks = costs.blocks(built.blocks)
-    summary = extrapolated(built, blocks, where, int(str({**built.options, **given}["batches"])))
+    batches = int(str({**built.options, **given}["batches"]))
+    summary = extrapolated(built, blocks, where, batches, engine)
     if slack:
         summary["slack"] = _slack(built, blocks, where, engine)
     if path is not None:
@@ -209,6 +210,7 @@ def _replicas(
     built: "Built",
     blocks: "Workload",
     where: "Cluster",
+    engine: "Engine",
     random: "tuple[float, Variations | None]",
     runs: int,
 ) -> dict[str, Any]:
@@ -220,6 +222,7 @@ def _replicas(
             blocks,
             where,
             runs=runs,
+            engine=engine,
             jitter=random[0],
             variation=random[1],
             seed=trace.header.seed,

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from simcore.bodies import MOST_EVENTS
-from simcore.engine import simulate
+from simcore.engines import simulate
 from simcore.estimate import estimate
 from simcore.schedule import Schedule
 from simcore.schedules import build

@@ -273,6 +273,7 @@ def test_what_was_refused_once_is_of_no_use_any_more() -> None:
                 yield from full(data, own)
 
     lowering = Lowering(one_worker(program))
+    body = next(a for code, a, *_ in lowering.code if code == LOOP)
     with pytest.raises(Unliftable, match="within a counted loop"):
-        lowering.explore(0, None)
+        lowering.explore(body, None)
     assert "within a counted loop" in lowering.refused

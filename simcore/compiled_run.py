@@ -26,6 +26,7 @@ from simcore.trace import Header, Trace
 __all__ = ["simulate_compiled"]
 
 _LARGEST: Final = 2**62
+_MOST_EXPLORED: Final = 24  # times that a worker needs to know how its program goes on
 _BUDGET: Final = 5_000_000  # operations between two looks at the clock of others
 
 
@@ -46,6 +47,8 @@ def simulate_compiled(
     done here, programs that break a rule, and deadlocks.
     """
     refuse_beyond(schedule, cluster)
+    if lowering is not None and lowering.refused:
+        raise Unliftable(lowering.refused)
     run = _Run(schedule, lowering or Lowering(schedule), costs, cluster, timing, seed)
     run.run(progress)
     lost = run.lost()
@@ -65,6 +68,7 @@ class _Run:
     ) -> None:
         self.schedule, self.lowering, self.costs = schedule, lowering, costs
         self.cluster, self.timing, self.seed = cluster, timing, seed
+        self.explored = 0
         self.items: Items
         self.places: Places
         self.tables, self.items, self.places = first_tables(
@@ -130,6 +134,9 @@ class _Run:
         """Record how a program goes on, and let the worker go on there."""
         worker = int(self.tables.state[x.S_EXIT_WORKER])
         at, answer = (int(self.tables.workers[worker, n]) for n in (x.W_ASKED, x.W_ANSWER))
+        self.explored += 1
+        if self.explored > _MOST_EXPLORED * len(self.schedule.workers):
+            raise Unliftable("the choices of its programs never repeat themselves")
         self.lowering.explore(at, None if answer < 0 else answer)
         before = self.items.table()[1]
         self.items.effects.clear()

@@ -65,6 +65,7 @@ class Lowering:
         self.code: list[tuple[int, ...]] = []
         self.listens: list[list[int]] = []
         self.workers: list[int] = []  # whose each instruction is
+        self.refused = ""  # why it is of no use any more
         self.channels = {channel: n for n, channel in enumerate(schedule.channels)}
         self.groups = {group: n for n, group in enumerate(schedule.groups)}
         self.environment = Environment(schedule)
@@ -84,8 +85,12 @@ class Lowering:
         `answer` is the place of the channel in a `Select`, None for closed channels or for a round
         that nobody contributed to.
         """
-        self._recordings[self.workers[at]].explore(at, answer)
-        self.environment.check()
+        try:
+            self._recordings[self.workers[at]].explore(at, answer)
+            self.environment.check()
+        except Unliftable as error:
+            self.refused = f"{error}"
+            raise
 
 
 @contextmanager
@@ -111,6 +116,8 @@ class _Recording:
         self.origins: dict[int, tuple[list[Event], int]] = {}
         self.registers = 1
         self.declared: set[Any] = set()
+        self.bodies: list[tuple[int, int]] = []  # of loops: first instruction, and the LOOP
+        self.choice = -1  # the last Select
         self.pending: Drive | None = None
 
     def begin(self) -> int:
@@ -119,6 +126,9 @@ class _Recording:
         return start
 
     def explore(self, at: int, answer: int | None) -> None:
+        if any(first <= at < last for first, last in self.bodies):
+            reason = "within a counted loop an answer differs from one round to another"
+            raise Unliftable(f"the program of {self.worker.name} cannot be lifted: {reason}")
         drive = self.pending
         if drive is None or drive.at != at:
             drive = self._replayed(*self.origins[at])
@@ -145,11 +155,14 @@ class _Recording:
         try:
             self._record(drive, answer)
         except Unliftable as error:
-            raise Unliftable(
-                f"the program of {self.worker.name} cannot be lifted: {error}"
-            ) from None
+            reason = f"{error}"
+        except Exception as error:  # the reference shows what happens then
+            reason = f"it raises {type(error).__name__}: {error}"
+        else:
+            return
         finally:
             self.registers = max(self.registers, drive.used)
+        raise Unliftable(f"the program of {self.worker.name} cannot be lifted: {reason}") from None
 
     def _replayed(self, events: list[Event], last: int) -> Drive:
         """The program, led along the same way again to an operation."""
@@ -201,6 +214,7 @@ class _Recording:
             reply = self._write(drive, operation)
             drive.events.append((jumps, reply))
             if isinstance(operation, Select):
+                self.choice = len(self.code) - 1
                 drive.at, self.pending = len(self.code) - 1, drive
                 return
             answer = self._answer(drive, reply)
@@ -260,11 +274,14 @@ class _Recording:
         if entry is None:
             return
         value, at, registers, first = entry
+        if self.choice >= at:  # the next round may choose another way
+            return
         period = loop.value - value
         more = min((limit - 1 - of) // period for of, limit in loop.limits[first:])
         if more < 1:
             return
         self._move(drive, tuple(batch.register for batch in batches), registers)
+        self.bodies.append((at, len(self.code)))
         self._emit(LOOP, at, more + 1)
         place = drive.loops.index(loop)
         loop.jump(loop.value + more * period)

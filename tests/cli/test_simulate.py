@@ -70,7 +70,9 @@ def test_json_of_every_schedule_has_every_key(gradlag: Gradlag, name: str) -> No
     found = gradlag("simulate", name, "--json").json
     assert [*found] == KEYS
     assert found["schema"] == "gradlag.simulation/1"
-    assert (found["schedule"], found["engine"], found["seed"]) == (name, "compiled", 0)
+    # The choices of async-1f1b never repeat: the reference simulates it.
+    engine = "simpy" if name == "async-1f1b" else "compiled"
+    assert (found["schedule"], found["engine"], found["seed"]) == (name, engine, 0)
     assert found["options"] == SCHEDULES[name].defaults
     assert found["sequential_s"] == 300
     assert found["speedup"] == pytest.approx(300 / found["makespan_s"])

@@ -289,3 +289,17 @@ def test_a_program_that_never_repeats_is_refused() -> None:
 
     with pytest.raises(Unliftable, match="nothing repeats"):
         Lowering(one_worker(program))
+
+
+def test_what_was_refused_once_is_of_no_use_any_more() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        for step in steps(50):
+            batch = yield Receive(data)
+            if batch is not None or step == 40:
+                yield from full(data, own)
+
+    lowering = Lowering(one_worker(program))
+    body = next(a for code, a, *_ in lowering.code if code == LOOP)
+    with pytest.raises(Unliftable, match="within a counted loop"):
+        lowering.explore(body, None)
+    assert "within a counted loop" in lowering.refused

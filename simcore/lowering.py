@@ -217,6 +217,7 @@ class _Recording:
         environment = self.lowering.environment
         fresh = [loop for loop in drive.loops if loop.fresh]
         for loop in fresh:
+            loop.rounds += 1
             loop.fresh = False
         fresh = [loop for loop in fresh if loop.rounds <= _MOST_ROUNDS]
         outside = not drive.loops and isinstance(operation, Receive | Select)

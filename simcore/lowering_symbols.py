@@ -22,7 +22,8 @@ class Loop:
 
     `limits` has for each round that was recorded its value, and the value from which on it would
     have gone another way; `modulus` is what values may be shifted by a multiple of. `seen` is for
-    the recorder: states at the first operation of a round. `shift` is how far it has jumped.
+    the recorder: states at the first operation of a round, `rounds` how many rounds had one.
+    `shift` is how far it has jumped.
     """
 
     __slots__ = ("count", "fresh", "limits", "live", "modulus", "rounds", "seen", "shift", "value")
@@ -41,7 +42,6 @@ class Loop:
             self.live = False
             raise StopIteration
         self.value += 1
-        self.rounds += 1
         self.fresh = True
         self.limits.append([self.value, self.count])
         return Counter(self, self.value - self.shift)

@@ -262,7 +262,7 @@ def _iterations(
     In lock-step, which is for a lag of 2(K-k), step s is at clock s + k - 1 of all modules: a batch
     goes up one module each clock, is turned round at once in the last, and comes down likewise.
     """
-    for _ in steps(k - 1):
+    for _ in steps(k - 1 if clocks else 0):
         yield from _join(clocks)
     for step in steps(batches + lag):
         if step >= lag and not forward_first:
@@ -272,5 +272,5 @@ def _iterations(
         if step >= lag and forward_first:
             yield from backward(step - lag)
         yield from _join(clocks)
-    for _ in steps(k - 1):
+    for _ in steps(k - 1 if clocks else 0):
         yield from _join(clocks)

@@ -37,11 +37,35 @@ def test_programs_do_not_grow_with_batches(name: str) -> None:
     assert len(sizes) == 1
 
 
-def test_what_is_unrolled_is_what_the_program_does() -> None:
-    schedule = build("fdg", modules=3, batches=50)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("fdg", {"modules": 3, "batches": 50}),
+        ("fdg", {"modules": 30, "batches": 7}),
+        ("adl", {"modules": 3, "batches": 50, "accumulation": 7}),
+        ("1f1b", {"modules": 3, "batches": 4, "micro_batches": 50}),
+        ("gpipe", {"modules": 3, "batches": 4, "micro_batches": 9}),
+    ],
+)
+def test_what_is_unrolled_is_what_the_program_does(name: str, options: dict[str, Any]) -> None:
+    schedule = build(name, **options)
     lowering = Lowering(schedule)
     for number, worker in enumerate(schedule.workers):
         assert unrolled(lowering, number) == list(driven(worker.program()))
+
+
+def test_a_program_does_not_grow_with_what_a_counter_is_taken_modulo() -> None:
+    """Where a loop ends before the next multiple but one, a modulo is a difference."""
+    sizes = [
+        len(Lowering(build("1f1b", modules=4, batches=9, micro_batches=m)).code)
+        for m in (100, 5000)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def test_rounds_that_do_nothing_cost_no_instructions() -> None:
+    lowering = Lowering(build("fdg", modules=700, batches=20))  # 2(K-k) is far above the batches
+    assert len(lowering.code) < 700 * 40
 
 
 def unrolled(lowering: Lowering, worker: int) -> list[str]:
@@ -54,7 +78,9 @@ def unrolled(lowering: Lowering, worker: int) -> list[str]:
             at += 1
         elif code == LOOP:
             counts[at] = counts.get(at, 0) + 1
-            at = a if counts[at] < b else at + 1
+            again = counts[at] < b
+            counts[at] *= again
+            at = a if again else at + 1
         else:
             return found
 

@@ -158,6 +158,8 @@ def _end(
     w: int,
 ) -> bool:
     """A program has ended. Whether nothing is left over."""
+    if workers[w + x.W_IDLE] > s[x.S_MOST_IDLE]:
+        return False
     ring, stride = workers[w + x.W_RING], workers[w + x.W_STRIDE]
     for place in range(ring, ring + (workers[w + x.W_MASK] + 1) * stride, stride):
         if pool[place] & s[x.S_KEPT]:
@@ -176,9 +178,7 @@ def _end(
 
 
 @njit(cache=True)
-def _closed(
-    code: Numbers, workers: Numbers, channels: Numbers, s: Numbers, w: int, at: int, time: int
-) -> int:
+def _closed(code: Numbers, channels: Numbers, s: Numbers, w: int, at: int, time: int) -> int:
     """When a channel that is empty was closed for its receiver; below 0 why it has to wait."""
     c = code[at + x.I_OF]
     ended = channels[c + x.C_ENDED]
@@ -188,9 +188,6 @@ def _closed(
     if code[at + x.I_TARGET] < 0:
         s[x.S_EXIT_WORKER], s[x.S_EXIT_AT] = w // x.W_COLUMNS, at // x.I_COLUMNS
         return -1 - x.X_EXPLORE
-    workers[w + x.W_IDLE] += 1
-    if workers[w + x.W_IDLE] > s[x.S_MOST_IDLE]:
-        return -1 - x.X_ILLEGAL
     return max(time, ended)
 
 
@@ -270,7 +267,7 @@ def _visit(
     busy, operations = workers[w + x.W_BUSY], workers[w + x.W_OPERATIONS]
     ring, mask, stride = workers[w + x.W_RING], workers[w + x.W_MASK], workers[w + x.W_STRIDE]
     own = workers[w + x.W_REGISTERS]
-    shift, kept = s[x.S_SHIFT], s[x.S_KEPT]
+    shift, kept, idle = s[x.S_SHIFT], s[x.S_KEPT], workers[w + x.W_IDLE]
     why = 0
     while True:
         action = code[at + x.I_ACTION]
@@ -278,11 +275,12 @@ def _visit(
             c = code[at + x.I_OF]
             head = channels[c + x.C_HEAD]
             if head == channels[c + x.C_TAIL]:
-                moment = _closed(code, workers, channels, s, w, at, time)
+                moment = _closed(code, channels, s, w, at, time)
                 if moment < 0:
                     why = -1 - moment
                     break
                 time, at = moment, code[at + x.I_TARGET]
+                idle += 1
                 continue
             if action == x.A_TAKE:
                 batch, arrival = _source(channels, c), 0
@@ -346,6 +344,10 @@ def _visit(
                 if (word ^ (batch << shift | code[at + x.I_WANT])) & code[at + x.I_CARE]:
                     why = x.X_ILLEGAL
                     break
+                if idle > s[x.S_MOST_IDLE]:
+                    why = x.X_ILLEGAL
+                    break
+                idle = -1
                 if action < x.A_PASS:
                     why = _cell(action, cells, pool, s, b, entry)
                     if why:
@@ -361,10 +363,6 @@ def _visit(
             if action == x.A_LOOP:
                 done = code[at + x.I_DONE] + 1
                 if done < code[at + x.I_ROUNDS]:
-                    s[x.S_FUEL] -= 1
-                    if s[x.S_FUEL] < 0:
-                        why = x.X_FUEL
-                        break
                     code[at + x.I_DONE] = done
                     at = code[at + x.I_ROW]
                 else:
@@ -378,16 +376,20 @@ def _visit(
             else:
                 workers[w + x.W_ENDED] = 1
                 break
-            if time > _LARGEST:
-                why = x.X_LIMIT
+            s[x.S_FUEL] -= 1
+            if time > _LARGEST or idle > s[x.S_MOST_IDLE] or s[x.S_FUEL] < 0:
+                limit = x.X_LIMIT if time > _LARGEST else x.X_FUEL
+                why = x.X_ILLEGAL if idle > s[x.S_MOST_IDLE] else limit
                 break
             continue
         busy += code[at + x.I_TICKS]
         last = time
         operations += 1
+        idle += 1
         at += x.I_COLUMNS
     workers[w + x.W_AT], workers[w + x.W_TIME], workers[w + x.W_LAST] = at, time, last
     workers[w + x.W_BUSY], workers[w + x.W_OPERATIONS] = busy, operations
+    workers[w + x.W_IDLE] = idle
     if workers[w + x.W_ENDED] and not _end(workers, channels, cells, sends, pool, queue, s, w):
         return x.X_ILLEGAL
     return why

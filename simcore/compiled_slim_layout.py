@@ -160,7 +160,7 @@ I_TO, I_FROM = 1, 2
     W_CELLS_END,
     W_SENDS,
     W_SENDS_END,
-    W_IDLE,  # how often a channel was closed
+    W_IDLE,  # operations since the last computation
     W_ENDED,
 ) = range(15)
 W_COLUMNS = 16
@@ -218,7 +218,7 @@ C_COLUMNS = 18
     S_BUFFER,
     S_STASH,
     S_MOST_IDLE,
-    S_FUEL,  # rounds of loops until it comes back
+    S_FUEL,  # loops and jumps until it comes back
     S_EXIT_WORKER,
     S_EXIT_AT,
     S_VISITS,

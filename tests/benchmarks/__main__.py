@@ -14,6 +14,7 @@ BENCHMARKS: Final = (
     "small_operations",
     "gap_distributions",
     "engines",
+    "figures",
 )
 
 

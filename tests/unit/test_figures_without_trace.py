@@ -130,6 +130,30 @@ def test_a_deadlock_is_told_as_by_simpy() -> None:
         figures(Schedule(2, 1, workers), Workload.even(2))
 
 
+def test_a_message_without_end_is_told_as_by_simpy() -> None:
+    """Two workers pass a batch to and fro and never compute."""
+    ping, pong = Channel("ping", ()), Channel("pong", ())
+
+    def first() -> Program:
+        batch = yield Receive(data)
+        while True:
+            yield Send(ping, batch)
+            batch = yield Receive(pong)
+
+    def second() -> Program:
+        while True:
+            batch = yield Receive(ping)
+            yield Send(pong, batch)
+
+    data = Channel("data", (), source=True)
+    workers = (
+        Worker("first", first, (1,), (ping,), (data, pong)),
+        Worker("second", second, (1,), (pong,), (ping,)),
+    )
+    with pytest.raises(IllegalOperationError, match="goes on for ever"):
+        figures(Schedule(1, 1, workers), Workload.even(1))
+
+
 def both(data: Channel, up: Channel, down: Channel) -> Program:
     yield Receive(data)
     batch = yield Receive(up)

@@ -54,7 +54,7 @@ def count(
     costs: Costs,
     cluster: Cluster,
     timing: Timing,
-    lowering: Lowering | None = None,
+    lowering: Lowering,
 ) -> Counted:
     """Run a schedule without recording it. The first operation starts at tick 0.
 
@@ -62,7 +62,7 @@ def count(
     and deadlocks among it.
     """
     _refuse(schedule, costs, cluster, timing)
-    run = _Run(schedule, costs, timing, lowering or Lowering(schedule))
+    run = _Run(schedule, costs, timing, lowering)
     run.run()
     return run.counted()
 

@@ -8,12 +8,12 @@ and the same figures are read from it.
 >>> from simcore.schedules import build
 >>> found = figures(build("fdg", modules=3, batches=1000), Workload.even(3))
 >>> found.makespan_s, found.gaps[0].max, found.peak_in_flight
-(1001.3333333333334, 3, (4, 2, 1))
+(1002.0, 3, (4, 2, 1))
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from simcore import metrics
 from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.durations import Variations, chosen
-from simcore.engines import Engine, is_compiled_there, simulate_timed
+from simcore.engines import Engine, lowered, simulate_timed, why_not_compiled
 from simcore.holdings import has_sizes
 from simcore.memory import memory_of
 from simcore.schedule import Schedule
@@ -30,6 +30,9 @@ from simcore.staleness import GapSummary, gap_summaries
 from simcore.timing import Timing
 from simcore.trace import Trace
 from simcore.workload import Workload
+
+if TYPE_CHECKING:
+    from simcore.lowering import Lowering
 
 __all__ = ["SLIM", "Figures", "figures", "figures_of"]
 
@@ -73,11 +76,13 @@ def figures(
     seed: int = 0,
     memory: bool = False,
     told: Callable[[str], None] | None = None,
+    lowering: "Lowering | None" = None,
 ) -> Figures:
     """Simulate as `simcore.engines.simulate` and keep the figures only.
 
     With `memory`, which needs a trace, they include the most bytes that each worker holds. `told`
-    is given a line where SimPy has to run instead of a compiled engine.
+    is given a line where SimPy has to run instead of a compiled engine. Who asks about a schedule
+    many times may give its `lowering` (`simcore.engines.lowered`), which takes most of the time.
 
     Raises what `simcore.engine.simulate` raises.
     """
@@ -86,15 +91,28 @@ def figures(
     costs = Costs.of(schedule, blocks, cluster, variations.random)
     timing = Timing(schedule, costs, cluster, variations, seed)
     memory = memory and has_sizes(blocks)
-    reason = "memory is read from a trace" if memory else ""
-    if engine == "compiled" and not reason:
-        found = _slim(schedule, costs, cluster, timing)
+    reason = ""
+    if engine == "compiled":
+        lowering = lowering or lowered(schedule)
+        found = (
+            "memory is read from a trace"
+            if memory
+            else _slim(schedule, costs, cluster, timing, lowering)
+        )
         if isinstance(found, Figures):
             return found
         reason = found
     about: dict[str, Any] = {"engine": engine, "jitter": jitter}
     trace = simulate_timed(
-        schedule, costs, cluster, timing, engine=engine, seed=seed, about=about, told=told
+        schedule,
+        costs,
+        cluster,
+        timing,
+        engine=engine,
+        seed=seed,
+        about=about,
+        told=told,
+        lowering=lowering,
     )
     instead_of = f"slim: {reason}" if reason else ""
     return figures_of(trace, schedule, blocks if memory else None, instead_of)
@@ -120,17 +138,23 @@ def figures_of(
     )
 
 
-def _slim(schedule: Schedule, costs: Costs, cluster: Cluster, timing: Timing) -> Figures | str:
+def _slim(
+    schedule: Schedule,
+    costs: Costs,
+    cluster: Cluster,
+    timing: Timing,
+    lowering: "Lowering | None",
+) -> Figures | str:
     """The figures that the slim variant counts, or the reason why it does not."""
-    if not is_compiled_there():
-        return "numba is not installed"
+    if lowering is None:
+        return why_not_compiled() or "programs do more than can be proved to repeat itself"
 
     # Imported here, for they are large.
     from simcore.compiled_slim_run import count
     from simcore.lowering import Unliftable
 
     try:
-        found = count(schedule, costs, cluster, timing)
+        found = count(schedule, costs, cluster, timing, lowering)
     except Unliftable as error:
         return f"{error}"
     tick_s = costs.tick.seconds

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import pytest
 
+from simcore import engines
 from simcore import figures as module
 from simcore.cluster import Cluster, Device
 from simcore.engine import simulate
@@ -92,8 +93,8 @@ def test_simpy_where_it_is_asked_for_or_numba_is_missing(monkeypatch: pytest.Mon
     schedule, blocks = build("fdg", modules=2, batches=20), Workload.even(2)
     counted, asked = figures(schedule, blocks), figures(schedule, blocks, engine="simpy")
     assert (asked.engine, asked.instead_of) == ("simpy", "")
-    monkeypatch.setattr("simcore.engines.is_compiled_there", lambda: False)
-    monkeypatch.setattr(module, "is_compiled_there", lambda: False)
+    for each in (engines, module):
+        monkeypatch.setattr(each, "why_not_compiled", lambda: "numba is not installed")
     told: list[str] = []
     fallen = figures(schedule, blocks, told=told.append)
     assert (fallen.engine, fallen.instead_of) == ("simpy", "compiled: numba is not installed")
@@ -167,6 +168,13 @@ def test_long_runs_take_no_longer_tables() -> None:
     found = figures(schedule, blocks)
     assert found.engine == SLIM
     assert found.makespan_s == 100_000 * 10_800
+
+
+def test_one_lowering_serves_many_questions() -> None:
+    schedule = build("adl", modules=3, batches=30, accumulation=2)
+    lowering = engines.lowered(schedule)
+    for blocks in (uneven(3), Workload.even(3), Workload.even(3, 5, 1, 1)):
+        assert figures(schedule, blocks, lowering=lowering) == figures(schedule, blocks)
 
 
 def test_figures_of_a_trace() -> None:

@@ -29,7 +29,7 @@ def plot(result: Result, path: Path) -> None:
         rule = "must be that of the benchmark of figures"
         raise InputError("result", result.name, rule, "run python -m tests.benchmarks.figures")
     rows = [
-        row for row in result.rows if row["schedule"] == "fdg" and row["torch, million/s"] is None
+        row for row in result.rows if row["schedule"] == "fdg" and row["SimPy, million/s"] is None
     ]
     by_workers = [row for row in rows if row["passes"] == _PASSES]
     by_passes = [row for row in rows if row["workers"] == _WORKERS]

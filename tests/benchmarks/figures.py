@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any, Final
 
 from simcore.engines import Engine, lowered, simulate
@@ -32,6 +33,7 @@ LARGEST: Final = ("fdg", 4096, 10_000)
 _WANTED: Final = {8: 60.0, 64: 50.0}
 _MOST_MS: Final = 50.0
 _OVER_SIMPY, _OVER_TORCH = 100.0, 50.0
+_TIMES: Final = 3
 
 
 def measure(scale: Scale) -> Result:
@@ -57,7 +59,7 @@ _NOTES: Final = (
     "have. Torch builds its table and simulates it, or does that alone. Slim builds the schedule, "
     "lowers its programs, runs and reads the figures; again: other times, but the schedule lowered "
     "already. Engine: slim with 400,000 (8 workers) or 50,000 (64) passes, where building hardly "
-    "matters. Rows with slim alone are single runs.",
+    "matters. Rows with slim alone are single runs, or the median of three below a second.",
 )
 
 
@@ -157,10 +159,13 @@ def _case(ask: Callable[[], Any], scale: Scale) -> Case:
 
 
 def _alone(name: str, workers: int, passes: int, scale: Scale) -> dict[str, Cell]:
-    """The slim variant alone, once."""
-    began = time.perf_counter()
-    found = counted(name, workers, passes)
-    seconds = time.perf_counter() - began
+    """The slim variant alone: the median of three times if it is quick."""
+    tried: list[float] = []
+    while not tried or (len(tried) < _TIMES and tried[0] < 1.0):
+        began = time.perf_counter()
+        found = counted(name, workers, passes)
+        tried.append(time.perf_counter() - began)
+    seconds = median(tried)
     scale.told(f"{name}, {workers} workers, {passes} passes: {seconds:.3f} s")
     return _row(name, workers, passes, found.operations, seconds)
 

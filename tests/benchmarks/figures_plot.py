@@ -49,7 +49,10 @@ def _panel(axes: Any, rows: Sequence[Any], key: str, title: str) -> None:
     axes.loglog(*zip(*points, strict=True), color=style.colour, marker="o", markersize=4)
     axes.set_xlabel(key)
     axes.set_title(f"FDG, {title}", loc="left", fontsize=10)
-    tidy(axes)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    tidy(axes, "both")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class Costs:
         parts = [_link_seconds(schedule, channel, blocks, cluster) for channel in schedule.channels]
         rounds = [_round_seconds(schedule, group, blocks, cluster) for group in schedule.groups]
         compute = _compute_seconds(schedule, blocks)
-        times = [time for kind in compute.values() for time in kind]
+        times = [time for kind in compute.values() for time in kind if time]
         waits = [time for part in parts for time in part]
         waits += [time for seconds in rounds for time in seconds.values()]
         workers = len(schedule.workers)
@@ -86,8 +86,8 @@ class Costs:
         elif any(fault.mean_s is not None for fault in cluster.faults):
             tick = choose_tick([_NANOSECOND], longest)
         else:
-            slowed = [time * factor for time in times for factor in factors]
-            tick = choose_tick([*slowed, *waits, *given], longest)
+            slowed = [time * factor for time in times for factor in factors if factor != 1]
+            tick = choose_tick([*times, *slowed, *waits, *given], longest)
         return cls(
             tick,
             {kind: tuple(tick.ticks(time) for time in compute[kind]) for kind in compute},

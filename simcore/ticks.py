@@ -69,7 +69,13 @@ class Tick:
         (2000000000, 1)
         """
         # An operation of zero duration happens on the spot, which is another thing than soon.
-        return max(1, round(duration_s / self.seconds)) if duration_s else 0
+        if not duration_s:
+            return 0
+        # Integers first: a quotient of fractions takes as long as all the rest.
+        above = duration_s.numerator * self.seconds.denominator
+        below = duration_s.denominator * self.seconds.numerator
+        whole, rest = divmod(above, below)
+        return max(1, round(Fraction(above, below))) if rest else whole
 
     def to_seconds(self, ticks: int) -> float:
         """Seconds of so many ticks, correctly rounded."""

@@ -5,14 +5,16 @@ kept have a digest of all files of the engine in their closure, which is part of
 looked up by.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
 from numba import njit
+from numba.core import event
 
-__all__ = ["kept"]
+__all__ = ["compilations", "kept"]
 
 
 def _digest() -> int:
@@ -30,3 +32,24 @@ def kept(made: Callable[[int], Any]) -> Any:
         return njit(function, cache=True, nogil=True)
     except RuntimeError:  # there is no folder that could be written to
         return njit(function, nogil=True)
+
+
+class _Listener(event.Listener):
+    def __init__(self, begun: Callable[[], None]) -> None:
+        self.begun = begun
+
+    def on_start(self, event: Any) -> None:
+        self.begun()
+
+    def on_end(self, event: Any) -> None:
+        """Whoever listens sees what comes next."""
+
+
+@contextmanager
+def compilations(begun: Callable[[], None] | None) -> Iterator[None]:
+    """Call `begun` when something is compiled, and not where it is found as it was kept."""
+    if begun is None:
+        yield
+        return
+    with event.install_listener("numba:compile", _Listener(begun)):
+        yield

@@ -76,11 +76,13 @@ def simulate(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
     told: Callable[[str], None] | None = None,
+    compiling: Callable[[], None] | None = None,
     lowering: "Lowering | None" = None,
 ) -> Trace:
     """Simulate as `simcore.engine.simulate`, by an engine of one's choice.
 
-    `told` is given a line where the reference has to run instead of the compiled engine. Who
+    `told` is given a line where the reference has to run instead of the compiled engine;
+    `compiling` is called if that is compiled first, once on a machine, which takes seconds. Who
     simulates a schedule many times may give its `lowering`, which then is not made each time.
 
     Raises what `simcore.engine.simulate` raises.
@@ -101,6 +103,7 @@ def simulate(
         progress=progress,
         about=about,
         told=told,
+        compiling=compiling,
         lowering=lowering,
     )
 
@@ -116,12 +119,15 @@ def simulate_timed(
     progress: Callable[[int], None] | None = None,
     about: Mapping[str, Any] | None = None,
     told: Callable[[str], None] | None = None,
+    compiling: Callable[[], None] | None = None,
     lowering: "Lowering | None" = None,
 ) -> Trace:
     """As `simulate`, with what everything costs in ticks; `about` is for the trace's header."""
     reason = ""
     if engine == "compiled":
-        found = _compiled(schedule, costs, cluster, timing, seed, progress, about, lowering)
+        found = _compiled(
+            schedule, costs, cluster, timing, seed, progress, about, compiling, lowering
+        )
         if isinstance(found, Trace):
             return found
         reason = found
@@ -145,6 +151,7 @@ def _compiled(
     seed: int,
     progress: Callable[[int], None] | None,
     about: Mapping[str, Any] | None,
+    compiling: Callable[[], None] | None,
     lowering: "Lowering | None",
 ) -> Trace | str:
     """The compiled engine's trace, or the reason why there is none."""
@@ -154,19 +161,21 @@ def _compiled(
         return reason
 
     # Imported here, for that takes long.
+    from simcore.compiled_cache import compilations
     from simcore.compiled_run import simulate_compiled
     from simcore.lowering import Unliftable
 
     try:
-        return simulate_compiled(
-            schedule,
-            costs,
-            cluster,
-            timing,
-            seed=seed,
-            progress=progress,
-            about={**(about or {}), "engine": "compiled"},
-            lowering=lowering,
-        )
+        with compilations(compiling):
+            return simulate_compiled(
+                schedule,
+                costs,
+                cluster,
+                timing,
+                seed=seed,
+                progress=progress,
+                about={**(about or {}), "engine": "compiled"},
+                lowering=lowering,
+            )
     except Unliftable as error:
         return f"{error}"

@@ -149,6 +149,7 @@ def command(
             seed=seed_number,
             progress=bar.told,
             told=note,
+            compiling=lambda: bar.stage("compiling the simulator, once on a machine"),
         )
     found = found_simulated(built, blocks, where, random_times)
     summary = summarize(trace, blocks, built, where, trace.header.about["engine"]) | found

@@ -26,16 +26,27 @@ class Loop:
     `shift` is how far it has jumped.
     """
 
-    __slots__ = ("count", "fresh", "limits", "live", "modulus", "rounds", "seen", "shift", "value")
+    __slots__ = (
+        *("begun", "count", "fresh", "limits", "live", "modulus", "rounds", "seen", "shift"),
+        "value",
+    )
 
     def __init__(self, count: int) -> None:
         self.count, self.value, self.rounds, self.shift = count, -1, 0, 0
-        self.live, self.fresh, self.modulus = True, False, 1
+        self.begun, self.live, self.fresh, self.modulus = False, True, False, 1
         self.limits: list[list[int]] = []
         self.seen: dict[Any, Any] = {}
 
     def __iter__(self) -> Iterator[Any]:
+        if self.begun:
+            raise Unliftable("it goes through the same steps twice")
+        self.begun = True
         return self
+
+    def _inspected(self, *_: Any) -> Any:
+        raise Unliftable("it does something else with steps than to go through them")
+
+    __bool__ = __len__ = __contains__ = __getitem__ = __reversed__ = _inspected
 
     def __next__(self) -> "Counter":
         if self.value + 1 >= self.count:
@@ -103,10 +114,12 @@ class Counter:
         return not self._below(other)
 
     def __le__(self, other: Any) -> bool:
-        return self._below(_number(other) + 1)
+        if not isinstance(other, int):
+            return bool(self.number() <= _number(other))
+        return self._below(other + 1)
 
     def __gt__(self, other: Any) -> bool:
-        return not self._below(_number(other) + 1)
+        return not self <= other
 
     def __eq__(self, other: object) -> bool:
         return self._equals(other)
@@ -129,7 +142,7 @@ class Counter:
         return self._shifted(-other) if isinstance(other, int) else self.number() - _number(other)
 
     def __mod__(self, other: Any) -> Any:
-        if not isinstance(other, int):
+        if not isinstance(other, int) or other < 1:
             return self.number() % _number(other)
         residue = Residue(self, other)
         # Either a body has all rounds of a period, or each period is written down with a loop.

@@ -71,6 +71,8 @@ class Tick:
         # An operation of zero duration happens on the spot, which is another thing than soon.
         if not duration_s:
             return 0
+        if isinstance(duration_s, float):
+            duration_s = Fraction(duration_s)
         # Integers first: a quotient of fractions takes as long as all the rest.
         above = duration_s.numerator * self.seconds.denominator
         below = duration_s.denominator * self.seconds.numerator

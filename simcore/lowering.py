@@ -33,7 +33,7 @@ from simcore.lowering_code import (
     register_of,
 )
 from simcore.lowering_drive import Drive, Event
-from simcore.lowering_state import Environment, state_of
+from simcore.lowering_environment import Environment
 from simcore.lowering_symbols import Batch, JoinAnswer, Loop, Unliftable
 from simcore.ops import Arrive, Channel, Join, Load, Operation, Receive, Select, Send
 from simcore.rules import check_declared
@@ -43,6 +43,9 @@ __all__ = ["CLASSES", "END", "JUMP", "LOOP", "MOVE", "UNTESTED", "Lowering", "Un
 
 _MOST_INSTRUCTIONS: Final = 400_000
 _MOST_ROUNDS: Final = 1000  # of a loop, after which its states are not compared any more
+_COMPUTES: Final = {
+    kind for kind in CLASSES if not issubclass(kind, Receive | Select | Send | Arrive | Join | Load)
+}
 
 
 class Lowering:
@@ -175,7 +178,7 @@ class _Recording:
                 loop.fresh = False
             for place, value, registers in jumps:
                 loop = drive.loops[place]
-                _, batches = state_of(drive.program, operation, self.lowering.environment, loop)
+                _, batches = drive.state(operation, self.lowering.environment, loop)
                 loop.jump(value)
                 drive.rename(batches, registers)
             drive.events.append((jumps, reply))
@@ -184,6 +187,8 @@ class _Recording:
         return drive
 
     def _answer(self, drive: Drive, reply: Any) -> Any:
+        if reply is None:
+            return None
         match reply:
             case ("batch", register):
                 return drive.batch(register)
@@ -196,6 +201,7 @@ class _Recording:
 
     def _record(self, drive: Drive, answer: Any) -> None:
         """Write down what the program does from now on, up to what is known or cannot be."""
+        environment = self.lowering.environment
         while True:
             joined = drive.joined
             try:
@@ -205,15 +211,17 @@ class _Recording:
                 self._emit(END)
                 return
             answer = None
-            self.lowering.environment.check(all_of_it=False)
-            self._tested(joined, drive)
-            drive.joined = None
+            if environment.others:
+                environment.check(all_of_it=False)
+            if joined is not None:
+                self._tested(joined, drive)
+                drive.joined = None
             jumps: list[Any] = []
             if self._is_known(drive, operation, jumps):
                 return
             reply = self._write(drive, operation)
             drive.events.append((jumps, reply))
-            if isinstance(operation, Select):
+            if reply is not None and type(operation) is Select:
                 self.choice = len(self.code) - 1
                 drive.at, self.pending = len(self.code) - 1, drive
                 return
@@ -229,17 +237,19 @@ class _Recording:
     def _is_known(self, drive: Drive, operation: Operation, jumps: list[Any]) -> bool:
         """Whether what follows has been written down; loops are written on the way."""
         environment = self.lowering.environment
-        fresh = [loop for loop in drive.loops if loop.fresh]
-        for loop in fresh:
+        if not drive.loops:
+            outside = isinstance(operation, Receive | Select) and len(self.states) < _MOST_ROUNDS
+            return outside and self._was_here(drive, operation)
+        stored = []
+        for loop in drive.loops:
+            if not loop.fresh:
+                continue
             loop.rounds += 1
             loop.fresh = False
-        fresh = [loop for loop in fresh if loop.rounds <= _MOST_ROUNDS]
-        outside = not drive.loops and isinstance(operation, Receive | Select)
-        if outside and len(self.states) < _MOST_ROUNDS and self._was_here(drive, operation):
-            return True
-        stored = []
-        for loop in fresh:
-            key, batches = state_of(drive.program, operation, environment, loop)
+            # A round that is unlike the next one belongs to no loop that could be written.
+            if loop.rounds > _MOST_ROUNDS or loop.limits[-1][1] - loop.value < 2:
+                continue
+            key, batches = drive.state(operation, environment, loop)
             self._repeat(drive, loop, key, batches, jumps)
             stored.append((loop, key, batches))
         for loop, key, batches in stored:
@@ -250,7 +260,7 @@ class _Recording:
 
     def _was_here(self, drive: Drive, operation: Operation) -> bool:
         """Whether this is a state that has been written down; goes there."""
-        key, batches = state_of(drive.program, operation, self.lowering.environment, None)
+        key, batches = drive.state(operation, self.lowering.environment, None)
         registers = tuple(batch.register for batch in batches)
         if key not in self.states:
             self.states[key] = len(self.code), registers
@@ -315,6 +325,10 @@ class _Recording:
                 self.declared.add(used)
         code = CODES[kind]
         reply: Any = None
+        if kind in _COMPUTES:
+            of = getattr(operation, "batch", None)
+            self._emit(code, operation.block, 0, 0 if of is None else register_of(of))  # type: ignore[union-attr]
+            return reply
         match operation:
             case Receive() | Select():
                 channels = operation.channels if isinstance(operation, Select) else None
@@ -330,9 +344,6 @@ class _Recording:
                     reply = ("join", True)
             case Load(batch):
                 self._emit(code, 0, 0, register_of(batch))
-            case _:
-                of = getattr(operation, "batch", None)
-                self._emit(code, operation.block, 0, 0 if of is None else register_of(of))
         return reply
 
     def _listen(self, drive: Drive, code: int, channels: tuple[Channel, ...], at: int) -> Any:

@@ -156,7 +156,8 @@ class _Recording:
 
     def _guarded(self, drive: Drive, answer: Any) -> None:
         try:
-            self._record(drive, answer)
+            with drive.counting():
+                self._record(drive, answer)
         except Unliftable as error:
             reason = f"{error}"
         except Exception as error:  # the reference shows what happens then
@@ -170,20 +171,21 @@ class _Recording:
     def _replayed(self, events: list[Event], last: int) -> Drive:
         """The program, led along the same way again to an operation."""
         drive, answer = Drive(self.worker.program()), None
-        for number in range(last + 1):
-            operation = drive.send(answer)
-            drive.joined = None
-            jumps, reply = events[number]
-            for loop in drive.loops:
-                loop.fresh = False
-            for place, value, registers in jumps:
-                loop = drive.loops[place]
-                _, batches = drive.state(operation, self.lowering.environment, loop)
-                loop.jump(value)
-                drive.rename(batches, registers)
-            drive.events.append((jumps, reply))
-            if number < last:
-                answer = self._answer(drive, reply)
+        with drive.counting():
+            for number in range(last + 1):
+                operation = drive.send(answer)
+                drive.joined = None
+                jumps, reply = events[number]
+                for loop in drive.loops:
+                    loop.fresh = False
+                for place, value, registers in jumps:
+                    loop = drive.loops[place]
+                    _, batches = drive.state(operation, self.lowering.environment, loop)
+                    loop.jump(value)
+                    drive.rename(batches, registers)
+                drive.events.append((jumps, reply))
+                if number < last:
+                    answer = self._answer(drive, reply)
         return drive
 
     def _answer(self, drive: Drive, reply: Any) -> Any:
@@ -312,9 +314,8 @@ class _Recording:
 
     def _write(self, drive: Drive, operation: Operation) -> Any:
         """Write an operation down. Returns what is to be answered."""
-        at = len(self.code)
+        at, kind = len(self.code), type(operation)
         operation = concrete(operation)
-        kind = type(operation)
         used = kind, getattr(operation, kind.__match_args__[0])
         if used not in self.declared:
             try:
@@ -326,8 +327,8 @@ class _Recording:
         code = CODES[kind]
         reply: Any = None
         if kind in _COMPUTES:
-            of = getattr(operation, "batch", None)
-            self._emit(code, operation.block, 0, 0 if of is None else register_of(of))  # type: ignore[union-attr]
+            of: Any = getattr(operation, "batch", None)
+            self._emit(code, used[1], 0, 0 if of is None else register_of(of))
             return reply
         match operation:
             case Receive() | Select():

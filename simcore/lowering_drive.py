@@ -1,6 +1,8 @@
 """A program that is being recorded: led on with symbols, its batches kept in registers."""
 
 import heapq
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from simcore.lowering_environment import Environment
@@ -34,13 +36,20 @@ class Drive:
         self.loops.append(loop)
         return loop
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within it, `steps` counts for this program."""
+        token = COUNTERS.set(self.count)
+        try:
+            yield
+        finally:
+            COUNTERS.reset(token)
+
     def send(self, answer: Any) -> Operation:
         """Send the program an answer. Returns the operation that it yields."""
-        token = COUNTERS.set(self.count)
         try:
             return self.program.send(answer)
         finally:
-            COUNTERS.reset(token)
             if self.joined is not None:
                 self.joined.present = False
             for loop in self.loops:

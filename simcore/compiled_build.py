@@ -76,13 +76,14 @@ def first_tables(
     state[x.S_BUFFER] = rules.buffer
     state[x.S_BLOCKS], state[x.S_BATCHES] = schedule.blocks, schedule.batches
     number = len(schedule.workers)
-    calendar = 2 * number + len(devices) + len(rounds) + len(events) + 64
+    room = 64 + 4 * len(channels)  # for messages on their way; there may be more
+    calendar = 2 * number + len(devices) + len(rounds) + len(events) + room
     ledger = np.full((schedule.blocks + 1, schedule.batches, x.L_COLUMNS), -1, np.int64)
     copies = max(schedule.replicas) + 1
     runnable = _empty(4 * number + 16)
     runnable[:number] = np.arange(number)
     state[x.S_RUNNABLE] = number
-    messages = _messages(64)
+    messages = _messages(room)
     tables = packed(
         code=code,
         listens=listens,

@@ -85,6 +85,7 @@ _OF_CLASS: Final = [
     )
     for kind in CLASSES
 ]
+_LISTENS: Final = {CLASSES.index(Receive), CLASSES.index(Select)}
 
 
 @dataclass(slots=True)
@@ -109,21 +110,21 @@ class Items:
         """
         rows: dict[int, list[int]] = {}
         place = self.places[worker]
-
-        def mark(items: Sequence[Item], *columns: int) -> None:
+        own = [item for item in given if item.kind not in COPIED]
+        marked = (looked_at, (0,)), (taken, (0, 1)), (own, (2,)), (given, (3,))
+        for items, columns in marked:
             for item in items:
-                number = place.setdefault(item, len(place))
-                row = rows.setdefault(number // _BITS, [0, 0, 0, 0])
+                number = place.get(item)
+                if number is None:
+                    number = place[item] = len(place)
+                row = rows.get(number // _BITS)
+                if row is None:
+                    row = rows[number // _BITS] = [0, 0, 0, 0]
                 for column in columns:
                     row[column] |= 1 << number % _BITS
-
-        mark(looked_at, 0)
-        mark(taken, 0, 1)
-        own = [item for item in given if item.kind not in COPIED]
-        mark(own, 2)
-        mark(given, 3)
-        if len(set(taken)) < len(taken) or len(set(given)) < len(given):
-            raise Unliftable("a message carries an item twice")
+        for items in (taken, given):
+            if len(items) > 1 and len(set(items)) < len(items):
+                raise Unliftable("a message carries an item twice")
         start = len(self.effects)
         self.effects += [(worker, word, *row) for word, row in rows.items()]
         used = sum(item.kind not in COPIED for item in taken)
@@ -154,25 +155,33 @@ def encoded(
     `items.effects` gets what each takes and makes. For a receive its rows are (0, first, end, 0, 0,
     0) of the items of each channel, in the order of its channels.
     """
-    memo: dict[tuple[int, ...], tuple[int, ...]] = {}
-    rows = []
-    for number, (code, a, b, register, target) in enumerate(lowering.code):
+    # The columns from I_ACTION on are alike in many rows.
+    memo: dict[tuple[int, ...], int] = {}
+    alike: list[tuple[int, ...]] = []
+    which = []
+    for (code, a, b, register, _), worker in zip(lowering.code, lowering.workers, strict=True):
+        key: tuple[int, ...]
         if code >= len(CLASSES):
-            rest: tuple[int, ...] = (_CONTROLS.get(code, x.A_END), 0, -1, *[0] * 8)
+            key = (code,)
         else:
-            worker = lowering.workers[number]
             if register < 0 and -1 - register >= schedule.batches:
                 raise Unliftable("it names a batch that there is not")
-            listens = CLASSES[code] in (Receive, Select)
-            heard = tuple(each[0] for each in lowering.listens[a : a + b]) if listens else (a, b)
-            key = (worker, code, *heard)
-            found = memo.get(key)
-            if found is None:
-                of = (worker, code, a, b)
-                found = memo[key] = _row(schedule, lowering, timing, items, places, of)
-            rest = found
-        rows.append((code, a, b, register, target, *rest))
-    return np.array(rows, np.int64), np.array(lowering.listens or [[0, 0]], np.int64)
+            key = (worker, code, a, b)
+            if code in _LISTENS:
+                key = (worker, code, *[each[0] for each in lowering.listens[a : a + b]])
+        number = memo.get(key)
+        if number is None:
+            number = memo[key] = len(alike)
+            alike.append(
+                _row(schedule, lowering, timing, items, places, (worker, code, a, b))
+                if code < len(CLASSES)
+                else (_CONTROLS.get(code, x.A_END), 0, -1, *[0] * 8)
+            )
+        which.append(number)
+    rows = np.concatenate(
+        [np.array(lowering.code, np.int64), np.array(alike, np.int64)[which]], axis=1
+    )
+    return rows, np.array(lowering.listens or [[0, 0]], np.int64)
 
 
 def _row(

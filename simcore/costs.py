@@ -1,5 +1,6 @@
 """What each operation of a schedule costs on a cluster, in ticks."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +11,7 @@ from simcore.errors import InputError
 from simcore.faults import refuse_strangers
 from simcore.ops import Channel, Group
 from simcore.schedule import Schedule
-from simcore.ticks import Tick, choose_tick
+from simcore.ticks import Tick, choose_tick, total
 from simcore.workload import Workload
 
 __all__ = ["Costs", "Delays", "message_bytes"]
@@ -19,6 +20,8 @@ __all__ = ["Costs", "Delays", "message_bytes"]
 # makespan that must fit into 62 bits.
 _JITTER_HEADROOM: Final = 64
 _NANOSECOND: Final = Fraction(1, 10**9)
+_NONE: Final = Fraction(0)
+_FREE: Final = (_NONE,) * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,18 @@ class Costs:
                 f"must equal the {schedule.blocks} blocks of the schedule",
                 "partition the workload first",
             )
-        parts = [_link_seconds(schedule, channel, blocks, cluster) for channel in schedule.channels]
+        parts = _channel_seconds(schedule, blocks, cluster)
         rounds = [_round_seconds(schedule, group, blocks, cluster) for group in schedule.groups]
         compute = _compute_seconds(schedule, blocks)
-        times = [time for kind in compute.values() for time in kind if time]
-        waits = [time for part in parts for time in part]
-        waits += [time for seconds in rounds for time in seconds.values()]
+        # Many kinds have the same list, and many channels the same times: each is looked at once.
+        lists = {id(times): times for times in compute.values()}
+        totals = {key: total(times) for key, times in lists.items()}
+        times = [time for seconds in lists.values() for time in seconds]
+        different = {id(part): part for part in parts}
+        often = Counter(map(id, parts))
+        waits = [time for part in different.values() for time in part]
+        waiting = sum(often[key] * total(part) for key, part in different.items())
+        joining = [time for seconds in rounds for time in seconds.values()]
         workers = len(schedule.workers)
         slowest = min(
             cluster.device(cluster.device_of(worker)).speed(workers) for worker in range(workers)
@@ -79,7 +88,8 @@ class Costs:
         given = [fault.at_s for fault in cluster.faults if fault.at_s is not None]
         given += [pause.for_s for pause in cluster.pauses]
         rounds_of_batches = schedule.batches + 4 * schedule.blocks
-        longest = rounds_of_batches * (sum(times) * max(factors) / slowest + sum(waits))
+        longest = sum(totals[id(times)] for times in compute.values()) * max(factors) / slowest
+        longest = rounds_of_batches * (longest + waiting + total(joining))
         longest += sum(given)
         if random:
             tick = choose_tick([_NANOSECOND], longest * _JITTER_HEADROOM)
@@ -87,40 +97,50 @@ class Costs:
             tick = choose_tick([_NANOSECOND], longest)
         else:
             slowed = [time * factor for time in times for factor in factors if factor != 1]
-            tick = choose_tick([*times, *slowed, *waits, *given], longest)
+            tick = choose_tick([*times, *slowed, *waits, *joining, *given], longest)
+        ticks = {key: tuple(map(tick.ticks, times)) for key, times in lists.items()}
+        delays = {key: Delays(*map(tick.ticks, part)) for key, part in different.items()}
         return cls(
             tick,
-            {kind: tuple(tick.ticks(time) for time in compute[kind]) for kind in compute},
-            tuple(Delays(*(tick.ticks(time) for time in part)) for part in parts),
+            {kind: ticks[id(times)] for kind, times in compute.items()},
+            tuple(delays[id(part)] for part in parts),
             tuple({k: tick.ticks(time) for k, time in each.items()} for each in rounds),
         )
 
 
 def _compute_seconds(schedule: Schedule, blocks: Workload) -> dict[str, list[Fraction]]:
     """Seconds of each kind of computation, by block; a pass may be of a part of a mini-batch."""
-    none, layers = Fraction(0), blocks.layers
-    part = Fraction(1, schedule.micro_batches)
+    layers, micro_batches = blocks.layers, schedule.micro_batches
+    tangents = schedule.weights.tangents
+
+    def of_pass(times: list[Fraction], directions: int = 1) -> list[Fraction]:
+        if directions != micro_batches:
+            factor = Fraction(directions, micro_batches)
+            times = [time * factor if time else time for time in times]
+        return [_NONE, *times]
+
+    forward = of_pass([layer.forward_s for layer in layers])
+    auxiliary = of_pass([layer.auxiliary_s for layer in layers])
+    merge = [_NONE, *(layer.merge_s for layer in layers)]
     seconds: dict[str, list[Fraction]] = {
-        "forward": [layer.forward_s * part for layer in layers],
-        "evaluate": [layer.forward_s * part for layer in layers],
-        "replay": [layer.forward_s * part for layer in layers],
-        "tangent": [layer.tangent_time_s * schedule.weights.tangents * part for layer in layers],
-        "backward": [layer.backward_s * part for layer in layers],
-        "project": [layer.project_s * schedule.weights.tangents * part for layer in layers],
-        "estimate": [layer.auxiliary_s * part for layer in layers],
-        "refine": [layer.auxiliary_s * part for layer in layers],
-        "update": [layer.update_s for layer in layers],
-        "snapshot": [layer.merge_s for layer in layers],
-        "merge": [layer.merge_s for layer in layers],
+        "forward": forward,
+        "evaluate": forward,
+        "replay": forward,
+        "tangent": of_pass([layer.tangent_time_s for layer in layers], tangents),
+        "backward": of_pass([layer.backward_s for layer in layers]),
+        "project": of_pass([layer.project_s for layer in layers], tangents),
+        "estimate": auxiliary,
+        "refine": auxiliary,
+        "update": [_NONE, *(layer.update_s for layer in layers)],
+        "snapshot": merge,
+        "merge": merge,
     }
     if schedule.split_backward:
         first = [layer.backward_input_time_s for layer in layers]
         rest = [layer.backward_s - half for layer, half in zip(layers, first, strict=True)]
-        seconds["backward_input"] = [time * part for time in first]
-        seconds["backward_through"] = seconds["backward_input"]
-        seconds["backward_weight"] = [time * part for time in rest]
-    found = {kind: [none, *times] for kind, times in seconds.items()}
-    return found | {"load": [blocks.load_s * part]}
+        seconds["backward_input"] = seconds["backward_through"] = of_pass(first)
+        seconds["backward_weight"] = of_pass(rest)
+    return seconds | {"load": [blocks.load_s / micro_batches]}
 
 
 def message_bytes(schedule: Schedule, channel: Channel, blocks: Workload) -> Fraction:
@@ -137,22 +157,27 @@ def message_bytes(schedule: Schedule, channel: Channel, blocks: Workload) -> Fra
     return Fraction(moved, schedule.micro_batches) + 4 * scalars * tangents
 
 
-def _link_seconds(
-    schedule: Schedule, channel: Channel, blocks: Workload, cluster: Cluster
-) -> tuple[Fraction, Fraction, Fraction, Fraction]:
-    nothing = Fraction(0)
-    if channel.source:
-        loading = (
-            cluster.links[channel.name].receive_s if channel.name in cluster.links else nothing
-        )
-        return nothing, nothing, nothing, loading
-    if schedule.is_local(channel):
-        return (nothing,) * 4
-    link = cluster.link_of(channel.name)
-    wire = Fraction(0)
-    if link.bytes_per_s is not None:
-        wire = message_bytes(schedule, channel, blocks) / link.bytes_per_s
-    return link.send_s, wire, link.latency_s, link.receive_s
+def _channel_seconds(
+    schedule: Schedule, blocks: Workload, cluster: Cluster
+) -> list[tuple[Fraction, ...]]:
+    """Seconds of each channel's messages: send, wire, way, receive; equal ones may be one tuple."""
+    of_links: dict[int, tuple[Fraction, ...]] = {}
+    found: list[tuple[Fraction, ...]] = []
+    for channel in schedule.channels:
+        if channel.source or schedule.is_local(channel):
+            loads = channel.source and channel.name in cluster.links
+            receive_s = cluster.links[channel.name].receive_s if loads else _NONE
+            found.append((_NONE, _NONE, _NONE, receive_s) if loads else _FREE)
+            continue
+        link = cluster.link_of(channel.name)
+        if link.bytes_per_s is not None:
+            wire = message_bytes(schedule, channel, blocks) / link.bytes_per_s
+            found.append((link.send_s, wire, link.latency_s, link.receive_s))
+            continue
+        if id(link) not in of_links:
+            of_links[id(link)] = (link.send_s, _NONE, link.latency_s, link.receive_s)
+        found.append(of_links[id(link)])
+    return found
 
 
 def _round_seconds(

@@ -33,7 +33,7 @@ from simcore.lowering_code import (
     register_of,
 )
 from simcore.lowering_drive import Drive, Event
-from simcore.lowering_state import Environment, state_of
+from simcore.lowering_environment import Environment
 from simcore.lowering_symbols import Batch, JoinAnswer, Loop, Unliftable
 from simcore.ops import Arrive, Channel, Join, Load, Operation, Receive, Select, Send
 from simcore.rules import check_declared
@@ -43,6 +43,9 @@ __all__ = ["CLASSES", "END", "JUMP", "LOOP", "MOVE", "UNTESTED", "Lowering", "Un
 
 _MOST_INSTRUCTIONS: Final = 400_000
 _MOST_ROUNDS: Final = 1000  # of a loop, after which its states are not compared any more
+_COMPUTES: Final = {
+    kind for kind in CLASSES if not issubclass(kind, Receive | Select | Send | Arrive | Join | Load)
+}
 
 
 class Lowering:
@@ -153,7 +156,8 @@ class _Recording:
 
     def _guarded(self, drive: Drive, answer: Any) -> None:
         try:
-            self._record(drive, answer)
+            with drive.counting():
+                self._record(drive, answer)
         except Unliftable as error:
             reason = f"{error}"
         except Exception as error:  # the reference shows what happens then
@@ -167,23 +171,26 @@ class _Recording:
     def _replayed(self, events: list[Event], last: int) -> Drive:
         """The program, led along the same way again to an operation."""
         drive, answer = Drive(self.worker.program()), None
-        for number in range(last + 1):
-            operation = drive.send(answer)
-            drive.joined = None
-            jumps, reply = events[number]
-            for loop in drive.loops:
-                loop.fresh = False
-            for place, value, registers in jumps:
-                loop = drive.loops[place]
-                _, batches = state_of(drive.program, operation, self.lowering.environment, loop)
-                loop.jump(value)
-                drive.rename(batches, registers)
-            drive.events.append((jumps, reply))
-            if number < last:
-                answer = self._answer(drive, reply)
+        with drive.counting():
+            for number in range(last + 1):
+                operation = drive.send(answer)
+                drive.joined = None
+                jumps, reply = events[number]
+                for loop in drive.loops:
+                    loop.fresh = False
+                for place, value, registers in jumps:
+                    loop = drive.loops[place]
+                    _, batches = drive.state(operation, self.lowering.environment, loop)
+                    loop.jump(value)
+                    drive.rename(batches, registers)
+                drive.events.append((jumps, reply))
+                if number < last:
+                    answer = self._answer(drive, reply)
         return drive
 
     def _answer(self, drive: Drive, reply: Any) -> Any:
+        if reply is None:
+            return None
         match reply:
             case ("batch", register):
                 return drive.batch(register)
@@ -196,6 +203,7 @@ class _Recording:
 
     def _record(self, drive: Drive, answer: Any) -> None:
         """Write down what the program does from now on, up to what is known or cannot be."""
+        environment = self.lowering.environment
         while True:
             joined = drive.joined
             try:
@@ -205,15 +213,17 @@ class _Recording:
                 self._emit(END)
                 return
             answer = None
-            self.lowering.environment.check(all_of_it=False)
-            self._tested(joined, drive)
-            drive.joined = None
+            if environment.others:
+                environment.check(all_of_it=False)
+            if joined is not None:
+                self._tested(joined, drive)
+                drive.joined = None
             jumps: list[Any] = []
             if self._is_known(drive, operation, jumps):
                 return
             reply = self._write(drive, operation)
             drive.events.append((jumps, reply))
-            if isinstance(operation, Select):
+            if reply is not None and type(operation) is Select:
                 self.choice = len(self.code) - 1
                 drive.at, self.pending = len(self.code) - 1, drive
                 return
@@ -229,17 +239,19 @@ class _Recording:
     def _is_known(self, drive: Drive, operation: Operation, jumps: list[Any]) -> bool:
         """Whether what follows has been written down; loops are written on the way."""
         environment = self.lowering.environment
-        fresh = [loop for loop in drive.loops if loop.fresh]
-        for loop in fresh:
+        if not drive.loops:
+            outside = isinstance(operation, Receive | Select) and len(self.states) < _MOST_ROUNDS
+            return outside and self._was_here(drive, operation)
+        stored = []
+        for loop in drive.loops:
+            if not loop.fresh:
+                continue
             loop.rounds += 1
             loop.fresh = False
-        fresh = [loop for loop in fresh if loop.rounds <= _MOST_ROUNDS]
-        outside = not drive.loops and isinstance(operation, Receive | Select)
-        if outside and len(self.states) < _MOST_ROUNDS and self._was_here(drive, operation):
-            return True
-        stored = []
-        for loop in fresh:
-            key, batches = state_of(drive.program, operation, environment, loop)
+            # A round that is unlike the next one belongs to no loop that could be written.
+            if loop.rounds > _MOST_ROUNDS or loop.limits[-1][1] - loop.value < 2:
+                continue
+            key, batches = drive.state(operation, environment, loop)
             self._repeat(drive, loop, key, batches, jumps)
             stored.append((loop, key, batches))
         for loop, key, batches in stored:
@@ -250,7 +262,7 @@ class _Recording:
 
     def _was_here(self, drive: Drive, operation: Operation) -> bool:
         """Whether this is a state that has been written down; goes there."""
-        key, batches = state_of(drive.program, operation, self.lowering.environment, None)
+        key, batches = drive.state(operation, self.lowering.environment, None)
         registers = tuple(batch.register for batch in batches)
         if key not in self.states:
             self.states[key] = len(self.code), registers
@@ -302,9 +314,8 @@ class _Recording:
 
     def _write(self, drive: Drive, operation: Operation) -> Any:
         """Write an operation down. Returns what is to be answered."""
-        at = len(self.code)
+        at, kind = len(self.code), type(operation)
         operation = concrete(operation)
-        kind = type(operation)
         used = kind, getattr(operation, kind.__match_args__[0])
         if used not in self.declared:
             try:
@@ -315,6 +326,10 @@ class _Recording:
                 self.declared.add(used)
         code = CODES[kind]
         reply: Any = None
+        if kind in _COMPUTES:
+            of: Any = getattr(operation, "batch", None)
+            self._emit(code, used[1], 0, 0 if of is None else register_of(of))
+            return reply
         match operation:
             case Receive() | Select():
                 channels = operation.channels if isinstance(operation, Select) else None
@@ -330,9 +345,6 @@ class _Recording:
                     reply = ("join", True)
             case Load(batch):
                 self._emit(code, 0, 0, register_of(batch))
-            case _:
-                of = getattr(operation, "batch", None)
-                self._emit(code, operation.block, 0, 0 if of is None else register_of(of))
         return reply
 
     def _listen(self, drive: Drive, code: int, channels: tuple[Channel, ...], at: int) -> Any:

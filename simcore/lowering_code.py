@@ -58,7 +58,7 @@ def concrete(operation: Operation) -> Operation:
 
 def register_of(batch: int | Batch) -> int:
     """Where a batch is: its register, or -1 - batch for one that is named."""
-    if isinstance(batch, Batch):
+    if not isinstance(batch, int):
         return batch.register
     if batch < 0:
         raise Unliftable(f"there is no batch {batch}")

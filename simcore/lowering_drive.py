@@ -1,8 +1,12 @@
 """A program that is being recorded: led on with symbols, its batches kept in registers."""
 
 import heapq
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from simcore.lowering_environment import Environment
+from simcore.lowering_state import Suspended, state_of
 from simcore.lowering_symbols import Batch, Counter, JoinAnswer, Loop, Residue
 from simcore.ops import Operation, Program
 from simcore.steps import COUNTERS
@@ -24,6 +28,7 @@ class Drive:
         self.used = 0
         self.joined: JoinAnswer | None = None
         self.at = -1
+        self.suspended = Suspended()
 
     def count(self, number: Any) -> Loop:
         """What `steps` counts with, in this program."""
@@ -31,17 +36,30 @@ class Drive:
         self.loops.append(loop)
         return loop
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Within it, `steps` counts for this program."""
+        token = COUNTERS.set(self.count)
+        try:
+            yield
+        finally:
+            COUNTERS.reset(token)
+
     def send(self, answer: Any) -> Operation:
         """Send the program an answer. Returns the operation that it yields."""
-        token = COUNTERS.set(self.count)
         try:
             return self.program.send(answer)
         finally:
-            COUNTERS.reset(token)
             if self.joined is not None:
                 self.joined.present = False
-            if not all(loop.live for loop in self.loops):
-                self.loops = [loop for loop in self.loops if loop.live]
+            for loop in self.loops:
+                if not loop.live:
+                    self.loops = [each for each in self.loops if each.live]
+                    break
+
+    def state(self, operation: Operation, environment: Environment, loop: Loop | None) -> Any:
+        """The state at an operation, and its batches: see `simcore.lowering_state.state_of`."""
+        return state_of(self.program, operation, environment, loop, self.suspended)
 
     def register(self, wanted: int | None = None) -> int:
         """A register that is free, or this one."""

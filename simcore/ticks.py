@@ -13,7 +13,7 @@ from math import lcm
 
 from simcore.errors import InputError
 
-__all__ = ["Number", "Tick", "choose_tick", "exact"]
+__all__ = ["Number", "Tick", "choose_tick", "exact", "total"]
 
 Number = int | float | str | Decimal | Fraction
 
@@ -82,6 +82,14 @@ class Tick:
     def to_seconds(self, ticks: int) -> float:
         """Seconds of so many ticks, correctly rounded."""
         return float(ticks * self.seconds)
+
+
+def total(durations: Iterable[Fraction]) -> Fraction:
+    """Their sum, by integers: one fraction after the other takes ten times as long."""
+    listed = list(durations)
+    denominator = lcm(*(duration.denominator for duration in listed))
+    above = sum(each.numerator * (denominator // each.denominator) for each in listed)
+    return Fraction(above, denominator)
 
 
 def choose_tick(durations: Iterable[Fraction], longest: Fraction) -> Tick:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcore.lowering import CLASSES, LOOP, Lowering, Unliftable
+from simcore.lowering import CLASSES, JUMP, LOOP, Lowering, Unliftable
 from simcore.ops import (
     Backward,
     Channel,
@@ -157,6 +157,18 @@ def full(data: Channel, own: Channel) -> Program:
     yield Update(1)
 
 
+def passed(data: Channel, own: Channel) -> Any:
+    """A batch without its update; returns whether there was one."""
+    batch = yield Receive(data)
+    if batch is None:
+        return False
+    yield Forward(1, batch)
+    yield Send(own, batch)
+    batch = yield Receive(own)
+    yield Backward(1, batch)
+    return True
+
+
 def test_a_counter_in_an_object_is_refused() -> None:
     class Hidden:
         rounds = 0
@@ -246,6 +258,23 @@ def test_a_list_behind_a_method_is_seen() -> None:
 
     with pytest.raises(Unliftable, match="nothing repeats"):
         Lowering(one_worker(program))
+
+
+def test_what_waits_for_an_inner_program_is_part_of_the_state() -> None:
+    def program(data: Channel, own: Channel) -> Program:
+        even = False
+        while True:
+            if not (yield from passed(data, own)):
+                return
+            if even:
+                yield Update(1)
+            even = not even
+
+    lowering = Lowering(one_worker(program))
+    codes = [code for code, *_ in lowering.code]
+    done = [CLASSES[code] for code in codes[: codes.index(JUMP)] if code < len(CLASSES)]
+    assert done.count(Forward) == 2
+    assert done.count(Update) == 1
 
 
 def test_a_method_of_a_list_that_others_may_share_is_refused() -> None:

@@ -8,7 +8,7 @@ import dis
 from collections import Counter as Counted
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from fractions import Fraction
 from functools import partial
 from types import (
@@ -35,6 +35,8 @@ _BUILTINS: Final = {
     *("map", "filter", "AssertionError", "StopIteration", "ValueError", "slice"),
 }
 _HIDDEN: Final = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "IMPORT_NAME"}
+# What would look at a symbol instead of asking it, or keep from us what it answers.
+_BLIND: Final = {"IS_OP", "PUSH_EXC_INFO", "MATCH_CLASS", "MATCH_MAPPING", "MATCH_SEQUENCE"}
 
 
 def is_frozen(each: Any) -> bool:
@@ -96,23 +98,22 @@ class Environment:
         if isinstance(each, type):
             return self._of_type(each)
         if isinstance(each, ModuleType):
-            if each.__name__.partition(".")[0] not in _MODULES:
+            if each.__name__.partition(".")[0] not in {"builtins", *_MODULES}:
                 raise Unliftable(f"it uses the module {each.__name__}")
             return ()
         if isinstance(each, (Worker, Schedule, range)):
             return ()
         if isinstance(each, BuiltinFunctionType):  # a bound method such as deque.append, too
-            return () if isinstance(each.__self__, ModuleType) else (each.__self__,)
-        if is_frozen(each):
+            return (each.__self__,)
+        if is_frozen(each) and _ours(kind.__module__):
             return [getattr(each, field.name) for field in fields(each)]
         if isinstance(each, Callable) and _ours(type(each).__module__):  # type: ignore[arg-type]
             return ()
         raise Unliftable(f"it uses a {kind.__name__}, which may change")
 
     def _of_type(self, each: type) -> Iterable[Any]:
-        fixed = is_dataclass(each) or issubclass(each, tuple | BaseException)
         known = {"builtins", "fractions", "typing", *_MODULES}
-        if not fixed and each.__module__.partition(".")[0] not in known:
+        if each.__module__.partition(".")[0] not in known:
             raise Unliftable(f"it uses the class {each.__name__}, which may change")
         return ()
 
@@ -124,11 +125,15 @@ class Environment:
         found = [*(each.__closure__ or ()), *(each.__defaults__ or ())]
         found += (each.__kwdefaults__ or {}).values()
         if not _ours(each.__module__):
+            if each.__dict__:
+                raise Unliftable(f"it uses {each.__name__}, which has attributes that may change")
             found += self._of_code(each.__code__, each.__globals__)
         return found
 
     def _of_code(self, code: CodeType, names: dict[str, Any]) -> list[Any]:
         for instruction in dis.get_instructions(code):
+            if instruction.opname in _BLIND:
+                raise Unliftable("it has a try, a with, a match or an is")
             nonlocal_ = instruction.opname in ("STORE_DEREF", "DELETE_DEREF")
             if instruction.opname in _HIDDEN or (
                 nonlocal_ and instruction.argval in code.co_freevars

@@ -152,7 +152,7 @@ class _Reader:
             self._generator(each, None)
         elif kind in (tuple, list, deque, set, frozenset, dict, Counted, CellType):
             content = content_of(each)
-            key.append((kind, len(content)))
+            key.append((kind, len(content), getattr(each, "maxlen", None)))
             self.read(content)
         elif kind is Loop:
             mine = each is self.loop

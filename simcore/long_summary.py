@@ -48,13 +48,17 @@ def found_values(
 
 
 def summarize_long(
-    found: LongRun, schedule: Schedule, blocks: Workload, cluster: Cluster | None = None
+    found: LongRun,
+    schedule: Schedule,
+    blocks: Workload,
+    cluster: Cluster | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What a long run comes to, as JSON values: the keys of `simcore.summary.summarize`.
 
     None is what only a trace can say, or what is not known. `schedule` is the one that was run
     for, with any number of batches, `blocks` has a layer for each of its blocks. The keys of
-    `found_values` come behind.
+    `found_values` come behind. `seed` is told on, though nothing was random.
     """
     sequential = blocks.sequential_s(found.batches)
     per_update, size = schedule.batches_per_update, blocks.batch_size
@@ -73,7 +77,7 @@ def summarize_long(
         "batches_per_update": per_update,
         "samples_per_update": size and size * per_update,
         "equal_speedup": float(equal / makespan_s) if makespan_s else None,
-        "steady": "unknown" if batch_s is None else "proved",
+        "steady": "unknown" if batch_s is None else "proved" if found.proved else "window",
         "steady_batch_s": None if batch_s is None else float(batch_s),
         "steady_speedup": float(blocks.sequential_s(1) / batch_s) if batch_s else None,
         "growth_per_batch": None,
@@ -102,7 +106,7 @@ def summarize_long(
         ],
         **dict.fromkeys(_OF_A_TRACE[6:]),
         "engine": found.engine,
-        "seed": 0,
+        "seed": seed,
         **found_values(found.how, found.ground, found.period, schedule, blocks, cluster),
     }
 

@@ -47,6 +47,11 @@ class Entry:
     remarks: tuple[str, ...] = ()
     learning: tuple[str, float] = USUAL_LEARNING
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is one of the project's own, and not a user's."""
+        return self.factory.__module__.partition(".")[0] == "simcore"
+
     def option(self, name: str) -> Option:
         """What one of its options means: as everywhere, or one that it has of its own."""
         if name in OPTIONS:

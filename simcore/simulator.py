@@ -31,16 +31,20 @@ def simulate(
     variation: Variations | None = None,
     seed: int = 0,
 ) -> Trace:
-    """As `simcore.engines.simulate`; what a schedule was lowered to is kept for the next time."""
+    """As `simcore.engines.simulate`; what a schedule was lowered to is kept for the next time.
+
+    So is that it could not be.
+    """
+    lowering = _lowered(schedule) if engine == "compiled" else None
     return engines.simulate(
         schedule,
         blocks,
         cluster,
-        engine=engine,
+        engine="compiled" if lowering else "simpy",
         jitter=jitter,
         variation=variation,
         seed=seed,
-        lowering=_lowered(schedule) if engine == "compiled" else None,
+        lowering=lowering,
     )
 
 

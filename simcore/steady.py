@@ -10,6 +10,8 @@ and all that is counted grows by the same for each: in Python's integers, withou
 * `max-plus`: a schedule whose order of events is fixed, without a short period. The makespan is
   that of powers of its matrix; gaps do not depend on times; what is held at most is not known.
 * `estimated`: neither. The makespan grows by the mean of the second half of the longest simulation.
+  So is called, too, what is found in one of the first ways of a user's schedule, whose programs may
+  count to constants of their own.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,7 +32,7 @@ from simcore.memory import Peak
 from simcore.nesting import likely_period, nesting, recurs
 from simcore.powers import end_after
 from simcore.schedule import Schedule
-from simcore.schedules import rebuild
+from simcore.schedules import find, rebuild
 from simcore.staleness import GapSummary
 from simcore.timing import Timing
 from simcore.trace import Trace
@@ -101,8 +103,17 @@ def long_run(
     if cluster.faults:
         rule = "happen once, so that no run repeats itself"
         raise InputError("faults", len(cluster.faults), rule, "leave out pauses and losses")
-    found = _found(runs, most_events, estimates)
-    return replace(found, engine=runs.ran)
+    found = replace(_found(runs, most_events, estimates), engine=runs.ran)
+    if found.how in ("simulated", "estimated") or find(schedule.name).is_ours:
+        return found
+    if not estimates:
+        rule = "may count to numbers of its own, above the batches that are simulated"
+        raise InputError("schedule", schedule.name, rule, "allow estimates, or simulate it")
+    ground = (
+        "exact unless the program, which is not one of gradlag's own, does "
+        f"something else after so many batches as were not simulated: {found.ground}"
+    )
+    return replace(found, how="estimated", ground=ground, proved=False, period=None)
 
 
 def _found(runs: "_Runs", most_events: int, estimates: bool) -> LongRun:

@@ -86,7 +86,7 @@ class Tick:
 
 def total(durations: Iterable[Fraction]) -> Fraction:
     """Their sum, by integers: one fraction after the other takes ten times as long."""
-    listed = list(durations)
+    listed = [each if isinstance(each, Fraction) else Fraction(each) for each in durations]
     denominator = lcm(*(duration.denominator for duration in listed))
     above = sum(each.numerator * (denominator // each.denominator) for each in listed)
     return Fraction(above, denominator)

@@ -58,7 +58,12 @@ def small(schedule: str, given: Mapping[str, object]) -> "Schedule":
 
 
 def extrapolated(
-    built: "Schedule", blocks: "Workload", where: "Cluster", batches: int, engine: "Engine"
+    built: "Schedule",
+    blocks: "Workload",
+    where: "Cluster",
+    batches: int,
+    engine: "Engine",
+    seed: int,
 ) -> dict[str, Any]:
     """The document of a run of so many batches, without making its trace.
 
@@ -74,9 +79,9 @@ def extrapolated(
     with Bar(f"extrapolating {built.name}", log=False) as bar:
         found = long_run(built, blocks, where, batches, engine=engine, progress=bar.stage)
         bar.stage("looking for what bounds it")
-        document = summarize_long(found, built, blocks, where)
+        document = summarize_long(found, built, blocks, where, seed)
     if found.how == "estimated":
-        note(f"the makespan is an estimate: {found.ground}")
+        note(f"estimated, not simulated: {found.ground}")
     return document
 
 

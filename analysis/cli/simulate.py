@@ -122,8 +122,11 @@ def command(
     chosen = cast("Engine", one_of(engine, "--engine", _ENGINES))
     seed_number = whole(seed, "--seed", least=0, most=MOST_SEED)
     count = whole(runs, "--runs")
+    if count > 1 and not random_times and not where.faults:
+        remedy = "give --jitter or --variation, or leave --runs out"
+        raise InputError("--runs", runs, "needs something that is random", remedy)
     if is_for_batches(schedule, given, memory_limit) and not (random_times or where.faults):
-        _long(schedule, given, costs, where, link_flags, slack, chosen, json, out)
+        _long(schedule, given, costs, where, link_flags, slack, chosen, seed_number, json, out)
         return
     refuse_if_too_large(schedule, given, memory_limit)
 
@@ -173,6 +176,7 @@ def _long(
     link_flags: LinkFlags,
     slack: bool,
     engine: "Engine",
+    seed: int,
     json: bool,
     out: str | None,
 ) -> None:
@@ -184,7 +188,7 @@ def _long(
     path = folder(out, ("summary.json",))
     blocks = costs.blocks(built.blocks)
     batches = int(str({**built.options, **given}["batches"]))
-    summary = extrapolated(built, blocks, where, batches, engine)
+    summary = extrapolated(built, blocks, where, batches, engine, seed)
     if slack:
         summary["slack"] = _slack(built, blocks, where, engine)
     if path is not None:

@@ -1,8 +1,10 @@
 """The question of a sweep: which configurations, and all else that determines the answers."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import product
@@ -15,7 +17,7 @@ from simcore.cluster import Cluster
 from simcore.errors import InputError
 from simcore.options import Value
 from simcore.registry import Entry
-from simcore.schedules import SCHEDULES, find
+from simcore.schedules import find
 from simcore.simulator import ENGINE
 from simcore.workload import Workload
 
@@ -29,6 +31,8 @@ __all__ = [
     "configurations",
 ]
 
+_OURS: Final = {"simcore", "executor", "analysis"}
+_LIBRARIES: Final = {"site-packages", "dist-packages"}
 # What a configuration has beside the options of its schedule, all exact numbers, with defaults.
 NUMBERS: Final[Mapping[str, Fraction | None]] = {
     "forward_time": Fraction(1),
@@ -210,10 +214,37 @@ def _versions(names: Sequence[str]) -> dict[str, Any]:
         source.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
     own = {}
     for name in names:
-        path = Path(name if name.endswith(".csv") else name.rpartition(":")[0])
-        if name not in SCHEDULES and path.is_file():
-            own[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        entry = find(name)
+        if not entry.is_ours:
+            own[name] = _digest_of_files(_files_of(entry.factory))
+        elif name.endswith(".csv"):
+            own[name] = _digest_of_files([Path(name)])
     return {"engine": ENGINE, "source": source.hexdigest(), "own_schedules": own}
+
+
+def _files_of(factory: Callable[..., Any]) -> list[Path]:
+    """The file of a user's schedule, and those beside and below it that have been imported."""
+    file = Path(inspect.getfile(inspect.unwrap(factory))).resolve()
+    module = factory.__module__.partition(".")[0]
+    package = getattr(sys.modules.get(module), "__file__", None)
+    folder = (Path(package).resolve() if package else file).parent
+    found = {file}
+    for name, each in list(sys.modules.items()):
+        path = getattr(each, "__file__", None)
+        if path and path.endswith(".py") and name.partition(".")[0] not in _OURS:
+            beside = Path(path).resolve()
+            if beside.is_relative_to(folder) and not _LIBRARIES & {
+                *beside.relative_to(folder).parts
+            }:
+                found.add(beside)
+    return sorted(found)
+
+
+def _digest_of_files(files: Sequence[Path]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()
 
 
 def _digest(text: str) -> str:

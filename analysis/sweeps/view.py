@@ -107,10 +107,11 @@ def view(rows: Sequence[Found], over: Sequence[str], where: Mapping[str, str]) -
     has both.
     """
     known = dict.fromkeys(name for row in rows for name in (*row.options, *row.numbers))
-    for name in (*over, *where):
-        if name not in known and name != SCHEDULE:
-            rule = f"must be one of {', '.join((*known, SCHEDULE))}"
-            raise InputError("axis", name, rule, "choose among what was given")
+    for flag, names in (("--over or --colour", over), ("--where", where)):
+        for name in names:
+            if name not in known and name != SCHEDULE:
+                rule = f"must be one of {', '.join((*known, SCHEDULE))}"
+                raise InputError(flag, name, rule, "choose among what was given")
     kept, fixed = list(rows), dict[str, Place]()
     for name, text in where.items():
         kept = [row for row in kept if _is(value_of(row, name), text)]

@@ -45,7 +45,7 @@ def test_an_estimate_is_called_one(gradlag: Gradlag) -> None:
     assert ran.json["makespan_s"] == pytest.approx(5 * FAR, rel=1e-3)
     unknown = ("gaps", "updates", "utilization", "steady_batch_s", "peak_in_flight")
     assert {ran.json[key] for key in unknown} == {None}
-    assert "the makespan is an estimate" in ran.err
+    assert "estimated, not simulated" in ran.err
     assert ran.json["bottleneck"]["cycle"] is None
 
 

@@ -120,7 +120,7 @@ def test_a_file_with_a_grid_and_single_configurations(gradlag: Gradlag, tmp_path
         ("fdg --colour modules", ("--colour is 'modules'", "--over")),
         ("fdg --where modules", ("--where is 'modules'", "AXIS=VALUE")),
         ("fdg --modules 1,2 --over modules", ("--over is 'given'", "--out")),
-        ("fdg --modules 1,2 --over moduls --out o", ("axis is 'moduls'", "modules")),
+        ("fdg --modules 1,2 --over moduls --out o", ("--over or --colour is 'moduls'", "modules")),
         ("fdg --modules 1,2 --where modules=3 --out o", ("--where modules is '3'", "1, 2")),
         ("fdg --store .", ("--store is '.'", "SQLite")),
         ("fdg --file none.toml", ("file is 'none.toml'", "readable")),
@@ -270,5 +270,5 @@ def test_quantiles_over_many_runs(gradlag: Gradlag) -> None:
 
 
 def test_runs_need_something_random(gradlag: Gradlag) -> None:
-    gradlag("simulate", "fdg", "--runs", 3).refused("--runs is 3", "random")
+    gradlag("simulate", "fdg", "--runs", 3).refused("--runs is '3'", "random")
     gradlag("simulate", "fdg", "--runs", 0, "--jitter", 1).refused("--runs is 0", "at least 1")

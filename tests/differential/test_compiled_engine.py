@@ -1,10 +1,13 @@
 """The compiled engine against the reference, span by span and gradient by gradient."""
 
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from time import perf_counter
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import given
@@ -137,7 +140,7 @@ def choosing(x: Channel, y: Channel, group: Group, rounds: int, _: int) -> Progr
     for step in steps(rounds):
         channel, batch = yield Select((x, y))
         yield from full(batch)
-        if (channel is y) != (step < 5 or step % 4 == 0):
+        if (channel == y) != (step < 5 or step % 4 == 0):
             yield Join(group)
 
 
@@ -181,3 +184,83 @@ def test_answers_within_counted_loops(program: Any, rounds: int, more: int) -> N
     cluster = Cluster((Device("device"),), "private")
     simulation = Simulation(schedule, Workload.even(1, 3, 5, 1), cluster)
     assert_alike(simulation, falls_back=("cannot be lifted", "never repeat"))
+
+
+# What answers otherwise than a number would, or hides what it does: each once went wrong.
+
+
+def helper() -> None:
+    """Keeps a list."""
+
+
+LOG: list[int] = []
+vars(helper)["log"] = LOG
+
+
+@dataclass(frozen=True)
+class Policy:
+    log: ClassVar[list[int]] = []
+
+    def due(self) -> bool:
+        self.log.append(1)
+        return len(self.log) % 7 == 0
+
+
+def swallowed(step: Any) -> bool:
+    try:
+        return bool(step % 2.5 < 1)
+    except ValueError:
+        return False
+
+
+def matched(step: Any) -> bool:
+    match step:
+        case int():
+            return True
+    return False
+
+
+def counted_on_a_function(step: Any) -> bool:
+    log: Any = helper.log  # type: ignore[attr-defined]
+    log.append(step)
+    return len(log) % 7 == 0
+
+
+AWKWARD: dict[str, Callable[[Any, int], Any]] = {
+    "above a float": lambda step, rounds: step > rounds / 4,
+    "up to a float": lambda step, rounds: step <= 2.5,
+    "above a fraction": lambda step, rounds: step >= Fraction(rounds, 3),
+    "negative modulus": lambda step, rounds: step % -7 == -1,
+    "no steps": lambda step, rounds: steps(0),
+    "within steps": lambda step, rounds: 3 in steps(rounds),
+    "swallowed": lambda step, rounds: swallowed(step),
+    "matched": lambda step, rounds: matched(step),
+    "attribute of a function": lambda step, rounds: counted_on_a_function(step),
+    "class of a user": lambda step, rounds: Policy().due(),
+    "clock": lambda step, rounds: perf_counter() < 0,
+}
+
+
+def awkward(channel: Channel, rounds: int, asks: Callable[[Any, int], Any]) -> Program:
+    for step in steps(rounds):
+        batch = yield Receive(channel)
+        yield Forward(1, batch)
+        yield Backward(1, batch)
+        if asks(step, rounds) or step + 1 == rounds:
+            yield Update(1)
+
+
+@pytest.mark.parametrize("awkwardly", AWKWARD)
+def test_what_symbols_cannot_see(awkwardly: str) -> None:
+    data = Channel("data", (Item("activation", 0),), source=True)
+    run = partial(awkward, data, 100, AWKWARD[awkwardly])
+    schedule = Schedule(1, 100, (Worker("worker", run, (1,), (), (data,)),))
+    found = {}
+    for engine in ("compiled", "simpy"):
+        LOG.clear()
+        Policy.log.clear()
+        asked = cast("engines.Engine", engine)
+        found[engine] = engines.simulate(schedule, Workload.even(1), engine=asked)
+    assert found["compiled"].spans.tolist() == found["simpy"].spans.tolist()
+    if awkwardly in ("swallowed", "matched", "clock"):
+        assert found["compiled"].header.about["engine"] == "simpy"

@@ -164,14 +164,28 @@ def test_whatever_determines_answers_changes_the_question(monkeypatch: pytest.Mo
     assert Question.of(asked, named).study == questions[1].study
 
 
-def test_a_changed_file_of_a_schedule_changes_the_question(tmp_path: Path) -> None:
-    file = tmp_path / "own.py"
+OWN = """
+from simcore.schedules import build
+from own_sizes_of_a_test import MORE
+
+def windowed(modules: int = 2, batches: int = 4):
+    return build("fdg", modules=modules, batches=batches + MORE)
+"""
+
+
+def test_a_changed_file_of_a_schedule_changes_the_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file, beside = tmp_path / "own.py", tmp_path / "own_sizes_of_a_test.py"
     asked = [Configuration(f"{file}:windowed", {})]
     studies = []
-    for text in ("first", "second", "first"):
+    for text, more in ((OWN, 0), (OWN + "# changed", 0), (OWN, 1), (OWN, 0)):
         file.write_text(text)
+        beside.write_text(f"MORE = {more}")
         studies.append(Question.of(asked, PLAIN).study)
-    assert studies[0] == studies[2] != studies[1]
+    assert len({*studies}) == 3
+    assert studies[0] == studies[3]
 
 
 # Answers
@@ -274,6 +288,7 @@ def test_processes_are_started_where_that_pays(
     monkeypatch.setattr("analysis.sweeps.work._in_parallel", here)
     monkeypatch.setattr("analysis.sweeps.work._WORTH_CONFIGURATIONS", worth)
     monkeypatch.setattr("analysis.sweeps.work._GROUP_MOST", 4)
+    monkeypatch.setattr("analysis.sweeps.work._GROUP_S", 1e9)
     assert len(answers(small(), tmp_path / "store.sqlite")) == 18
     assert (found or [1]) == [jobs]
 
@@ -458,7 +473,7 @@ def test_other_axes_have_their_first_value_or_the_one_that_is_chosen(study: list
         "backward_ratio": 1.0,
         "accumulation": 1,
     }
-    with pytest.raises(InputError, match="axis is 'module': must be one of modules, batches"):
+    with pytest.raises(InputError, match="--over or --colour is 'module': must be one of"):
         view(study, ("module",), {})
     with pytest.raises(InputError, match="--where modules is '9'"):
         view(study, (), {"modules": "9"})

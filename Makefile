@@ -37,7 +37,7 @@ test: install ## the whole test suite, under 10 minutes on two cores
 nightly: install ## the same with long property runs
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -n $(JOBS) --timeout 0
 
-benchmarks: install ## real speed on a quiet machine, about 20 minutes; renews docs/explanation/benchmarks.md
+benchmarks: install ## real speed on a quiet machine, about 30 minutes; renews docs/explanation/benchmarks.md
 	$(BIN)/python -m tests.benchmarks --page
 
 lint: install ## ruff's rules and formatting

@@ -216,8 +216,11 @@ def command(
 
 def _work(question: "Question", setting: "Setting", store: "Store", workers: "Workers") -> None:
     from analysis.sweeps.work import sweep, weight
+    from simcore.simulator import ENGINE
 
     missing = store.missing(question)
+    if missing and ENGINE == "simpy":
+        note("simulated by SimPy instead of the compiled engine: numba is not installed")
     total = sum(weight(question.configurations[number]) for number in missing)
     try:
         with Bar(f"sweeping, {len(missing)} configurations", total) as bar:

@@ -72,5 +72,5 @@ def test_gaps_are_distributed_as_simulated(name: str, ratio: str) -> None:
     measured = histograms(run_threads(asked).trace)
     for expected, found in zip(simulated, measured, strict=True):
         assert expected.total() == found.total() == BATCHES
-        # Total variation. A hiccup of the machine may shift single gaps: two of thirty may be off.
-        assert (expected - found).total() <= BATCHES // 15
+        # Total variation. A busy machine shifts single gaps; another law would shift most of them.
+        assert (expected - found).total() <= BATCHES // 4

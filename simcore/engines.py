@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.durations import Variations, chosen
+from simcore.garbage import uncollected
 from simcore.schedule import Schedule
 from simcore.timing import Timing
 from simcore.trace import Trace
@@ -166,7 +167,7 @@ def _compiled(
     from simcore.lowering import Unliftable
 
     try:
-        with compilations(compiling):
+        with compilations(compiling), uncollected():
             return simulate_compiled(
                 schedule,
                 costs,

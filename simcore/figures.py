@@ -23,6 +23,7 @@ from simcore.cluster import Cluster
 from simcore.costs import Costs
 from simcore.durations import Variations, chosen
 from simcore.engines import Engine, lowered, simulate_timed, why_not_compiled
+from simcore.garbage import uncollected
 from simcore.holdings import has_sizes
 from simcore.memory import memory_of
 from simcore.schedule import Schedule
@@ -93,12 +94,13 @@ def figures(
     memory = memory and has_sizes(blocks)
     reason = ""
     if engine == "compiled":
-        lowering = lowering or lowered(schedule)
-        found = (
-            "memory is read from a trace"
-            if memory
-            else _slim(schedule, costs, cluster, timing, lowering)
-        )
+        with uncollected():
+            lowering = lowering or lowered(schedule)
+            found = (
+                "memory is read from a trace"
+                if memory
+                else _slim(schedule, costs, cluster, timing, lowering)
+            )
         if isinstance(found, Figures):
             return found
         reason = found

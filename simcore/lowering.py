@@ -14,12 +14,10 @@ leads to is recorded when it is first needed.
 True
 """
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from simcore.errors import IllegalOperationError
+from simcore.garbage import uncollected
 from simcore.lowering_code import (
     CLASSES,
     CODES,
@@ -73,7 +71,7 @@ class Lowering:
         self.groups = {group: n for n, group in enumerate(schedule.groups)}
         self.environment = Environment(schedule)
         self._recordings = [_Recording(self, w) for w in range(len(schedule.workers))]
-        with _uncollected():
+        with uncollected():
             self.entries = [each.begin() for each in self._recordings]
         self.environment.check()
 
@@ -94,18 +92,6 @@ class Lowering:
         except Unliftable as error:
             self.refused = f"{error}"
             raise
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep Python from looking for cycles in so many small tuples, which have none."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class _Recording:

@@ -96,6 +96,7 @@ class Costs:
         elif any(fault.mean_s is not None for fault in cluster.faults):
             tick = choose_tick([_NANOSECOND], longest)
         else:
+            # The factor 1 is always among them.
             slowed = [time * factor for time in times for factor in factors if factor != 1]
             tick = choose_tick([*times, *slowed, *waits, *joining, *given], longest)
         ticks = {key: tuple(map(tick.ticks, times)) for key, times in lists.items()}

@@ -6,9 +6,8 @@ from simcore.bodies import MOST_EVENTS
 from simcore.cluster import Cluster
 from simcore.cycle import bottleneck_values
 from simcore.schedule import Schedule
-from simcore.staleness import GapSummary
 from simcore.steady import LongRun
-from simcore.summary import SCHEMA
+from simcore.summary import SCHEMA, gap_values
 from simcore.workload import Workload
 
 __all__ = ["found_values", "summarize_long"]
@@ -86,8 +85,8 @@ def summarize_long(
         ),
         "workers": len(names),
         "updates": found.updates,
-        "gaps": _gaps(found.gaps),
-        "steady_gaps": _gaps(found.steady_gaps),
+        "gaps": gap_values(found.gaps),
+        "steady_gaps": gap_values(found.steady_gaps),
         **dict.fromkeys(_OF_A_TRACE[:4]),
         "lost_updates": None if found.lost_updates is None else list(found.lost_updates),
         **dict.fromkeys(_OF_A_TRACE[4:6]),
@@ -109,18 +108,3 @@ def summarize_long(
         "seed": seed,
         **found_values(found.how, found.ground, found.period, schedule, blocks, cluster),
     }
-
-
-def _gaps(summaries: tuple[GapSummary, ...] | None) -> list[dict[str, Any]] | None:
-    if summaries is None:
-        return None
-    return [
-        {
-            "block": each.block,
-            "mean": each.mean,
-            "min": each.min,
-            "max": each.max,
-            "histogram": {str(gap): count for gap, count in each.histogram.items()},
-        }
-        for each in summaries
-    ]

@@ -27,7 +27,7 @@ from simcore.traffic import traffic_of, traffic_values
 from simcore.window import growth_per_batch, steady_window
 from simcore.workload import Workload
 
-__all__ = ["SCHEMA", "summarize"]
+__all__ = ["SCHEMA", "gap_values", "summarize"]
 
 SCHEMA: Final = "gradlag.simulation/1"
 
@@ -67,8 +67,8 @@ def summarize(
         "utilization": metrics.utilization(trace),
         "workers": len(header.workers),
         "updates": len(trace.of_kind("update")),
-        "gaps": _gaps(gap_summaries(trace)),
-        "steady_gaps": _gaps(steady_gap_summaries(trace)),
+        "gaps": gap_values(gap_summaries(trace)),
+        "steady_gaps": gap_values(steady_gap_summaries(trace)),
         **_staleness(trace),
         "sojourn": sojourn_values(sojourn_law(trace, schedule, workload_blocks, cluster)),
         "law": law_values(trace, schedule, workload_blocks, cluster),
@@ -95,7 +95,7 @@ def _staleness(trace: Trace) -> dict[str, Any]:
         return {"all": of_all, "steady": None if window is None else of_window}
 
     return {
-        "gaps_by_phase": phases and {phase: _gaps(phases[phase]) for phase in phases},
+        "gaps_by_phase": phases and {phase: gap_values(phases[phase]) for phase in phases},
         "time_staleness_s": [
             {"block": each.block, "mean": each.mean_s, "min": each.min_s, "max": each.max_s}
             for each in time_staleness(trace)
@@ -132,7 +132,8 @@ def _memory(trace: Trace, schedule: Schedule, workload: Workload) -> dict[str, A
     }
 
 
-def _gaps(summaries: Sequence[GapSummary] | None) -> list[dict[str, Any]] | None:
+def gap_values(summaries: Sequence[GapSummary] | None) -> list[dict[str, Any]] | None:
+    """The gaps of blocks as JSON values."""
     if summaries is None:
         return None
     return [

@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, Final
 
 from simcore.engines import Engine, simulate
 from simcore.schedules import build
 from simcore.trace import Trace
-from simcore.workload import Layer, Workload
+from tests.benchmarks.asked import uneven
 from tests.benchmarks.command import main
 from tests.benchmarks.harness import Case, Phase, Scale, paired, watched
 from tests.benchmarks.results import Cell, Phases, Result, Target
@@ -89,25 +88,11 @@ def _case(name: str, engine: Engine, options: dict[str, Any]) -> Case:
     def run() -> tuple[float, Trace]:
         began = time.perf_counter()
         schedule = build(name, **options)
-        trace = simulate(schedule, _uneven(schedule.blocks), engine=engine)
+        trace = simulate(schedule, uneven(schedule.blocks), engine=engine)
         return time.perf_counter() - began, trace
 
     measured: Callable[[], Phase] = lambda: watched(run, ())  # noqa: E731
     return measured
-
-
-def _uneven(blocks: int) -> Workload:
-    """Blocks whose times differ by up to a tenth."""
-    layers = (
-        Layer(
-            f"block {k}",
-            forward_s=Fraction(100 + 7 * k % 11, 1000),
-            backward_s=Fraction(200 + 11 * k % 19, 1000),
-            update_s=Fraction(10, 1000),
-        )
-        for k in range(blocks)
-    )
-    return Workload("uneven", tuple(layers))
 
 
 if __name__ == "__main__":

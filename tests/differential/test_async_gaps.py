@@ -25,7 +25,8 @@ from simcore.staleness import gap_summaries
 from simcore.trace import Trace
 from simcore.workload import Workload
 
-LAYERS, FORWARD_S, BATCHES = 3, 0.04, 30
+# Naps are long beside the milliseconds by which other tests at the same time delay a thread.
+LAYERS, FORWARD_S, BATCHES = 3, 0.08, 30
 
 
 class Nap(torch.autograd.Function):
@@ -72,5 +73,5 @@ def test_gaps_are_distributed_as_simulated(name: str, ratio: str) -> None:
     measured = histograms(run_threads(asked).trace)
     for expected, found in zip(simulated, measured, strict=True):
         assert expected.total() == found.total() == BATCHES
-        # Total variation. A busy machine shifts single gaps; another law would shift most of them.
-        assert (expected - found).total() <= BATCHES // 4
+        # Total variation. A hiccup of the machine may shift single gaps: two of thirty may be off.
+        assert (expected - found).total() <= BATCHES // 15

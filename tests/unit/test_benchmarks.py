@@ -42,7 +42,9 @@ def check_plausible(found: Any) -> None:
         assert row.keys() == found["rows"][0].keys()
     for head in found["rows"][0]:
         if head.endswith((", ms", ", µs")):
-            values = [row[head] for row in found["rows"] if row[head] is not None]
+            values = [row[head] for row in found["rows"]]
+            if found["name"] == "figures":  # which asks some of its questions without the peers
+                values = [value for value in values if value is not None]
             assert values, head
             assert all(0 < value < 1e7 for value in values), head
     assert found["question"] in markdown(Result.read(found))

@@ -83,3 +83,42 @@ def test_what_bounds_a_schedule_is_named(gradlag: Gradlag) -> None:
     assert "whichever message is there first" in choosing["text"]
     random = gradlag("simulate", "fdg", "--jitter", "0.1", "--json").json["bottleneck"]
     assert (random["cycle"], random["text"]) == (None, "durations are random")
+
+
+OWN = """
+from simcore.ops import Backward, Forward, Receive, Update, Worker
+from simcore.schedule import Schedule
+from simcore.schedules.chain import Chain
+from simcore.steps import steps
+
+def late(modules: int = 1, batches: int = 100) -> Schedule:
+    chain = Chain.of(1)
+
+    def program():
+        for step in steps(batches):
+            batch = yield Receive(chain.activations[1])
+            yield Forward(1, batch)
+            yield Backward(1, batch)
+            if step >= 5_000_000 or step % 2 == 1 or step + 1 == batches:
+                yield Update(1)
+
+    worker = Worker("worker", program, (1,), chain.sends(1), chain.receives(1))
+    return Schedule(blocks=1, batches=batches, workers=(worker,), name="late")
+"""
+
+
+def test_what_a_users_program_counts_to_is_not_known(gradlag: Gradlag, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    ran = gradlag("simulate", "own.py:late", "--batches", FAR, "--json")
+    assert (ran.json["how"], ran.json["steady"], ran.json["period_batches"]) == (
+        "estimated",
+        "window",
+        None,
+    )
+    assert "not one of gradlag's own" in ran.err
+    assert ran.json["updates"] == FAR // 2  # and really nearly all of FAR
+
+
+def test_chance_is_neither_ignored_nor_made_up(gradlag: Gradlag) -> None:
+    assert gradlag("simulate", "fdg", "--batches", FAR, "--seed", 5, "--json").json["seed"] == 5
+    gradlag("simulate", "fdg", "--batches", FAR, "--runs", 3).refused("--runs", "random")
